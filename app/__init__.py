@@ -1,0 +1,5 @@
+"""What people touch: the command line, the report, and the figures they share."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

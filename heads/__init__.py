@@ -1,0 +1,5 @@
+"""What heads do: detectors, the scan, and its result, the HeadMap."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

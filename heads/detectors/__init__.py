@@ -1,0 +1,1 @@
+"""Detectors: one rule per file that turns observations into scores per head."""

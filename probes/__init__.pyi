@@ -1,0 +1,10 @@
+from .errors import BadFile as BadFile
+from .errors import DidNotFire as DidNotFire
+from .errors import HeadscopeError as HeadscopeError
+from .errors import Refused as Refused
+from .errors import UnknownName as UnknownName
+from .errors import unknown as unknown
+from .prompts import Prompt as Prompt
+from .prompts import Task as Task
+from .prompts import tasks as tasks
+from .registry import Registry as Registry

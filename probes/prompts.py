@@ -1,0 +1,107 @@
+"""Labelled prompts: token ids in which the interesting places are named.
+
+A `Task` makes them, a scan feeds them through a model one prefill each, and detectors read
+what was seen at the named places. Positions are token indices into the unpadded prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from headscope.probes.errors import HeadscopeError
+from headscope.probes.registry import Registry
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and its labels.
+
+    Attributes:
+        task: name of the task that made it.
+        ids: token ids, answer included where there is one (teacher forcing).
+        spans: named half-open token ranges `[start, stop)`, for example `needle`, `question`.
+        answer: the range of the teacher-forced answer, or None. The query rows that predict it
+            are `start - 1 ... stop - 2`.
+        source: for every answer token, the index of the context token it has to be copied from;
+            empty when there is nothing to copy. `ids[source[i]] == ids[answer[0] + i]` holds.
+        offsets: named distances back from a query row, each a tuple of token counts: a row at
+            position i looks at the keys `i - d`, for example one period back (`echo`).
+        meta: what a reader wants to filter by: `kind`, `length`, `depth`, ... (JSON values).
+    """
+
+    task: str
+    ids: tuple[int, ...]
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    answer: tuple[int, int] | None = None
+    source: tuple[int, ...] = ()
+    offsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        named = dict(self.spans) | ({"answer": self.answer} if self.answer else {})
+        for name, (start, stop) in named.items():
+            if not 0 <= start < stop <= n:
+                raise HeadscopeError(
+                    f"The span {name!r} of a {self.task!r} prompt is [{start}, {stop}), "
+                    f"which does not lie within its {n} tokens."
+                )
+        if self.answer and self.answer[0] == 0:
+            raise HeadscopeError(f"The answer of a {self.task!r} prompt has no token before it.")
+        if self.source:
+            copied = tuple(self.ids[j] for j in self.source)
+            if not self.answer or copied != self.ids[slice(*self.answer)]:
+                raise HeadscopeError(
+                    f"The labelled source of a {self.task!r} prompt does not spell its answer."
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def answer_rows(self) -> tuple[int, ...]:
+        """The query rows whose logits must produce the answer tokens."""
+        return tuple(range(self.answer[0] - 1, self.answer[1] - 1)) if self.answer else ()
+
+    def key(self) -> str:
+        """A hash of everything that can change an observation of this prompt."""
+        content = {
+            "task": self.task, "ids": self.ids, "spans": dict(self.spans), "answer": self.answer,
+            "source": self.source, "offsets": dict(self.offsets), "meta": dict(self.meta),
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Task(Protocol):
+    """A seeded generator of labelled prompts, in its own file under `tasks/`.
+
+    `prompts` must give the same list for the same arguments, on every machine.
+    """
+
+    name: str
+    summary: str
+
+    def prompts(
+        self, tokenizer: Any, *, lengths: Sequence[int], per_length: int, seed: int, haystack: str | None
+    ) -> list[Prompt]:
+        """Make `per_length` prompts for each total token length in `lengths`.
+
+        Args:
+            tokenizer: a transformers tokenizer; no token id may be hard-coded.
+            lengths: total prompt length in tokens, answer included; a prompt is never longer,
+                and shorter by at most a few tokens.
+            per_length: prompts for each length (a task spreads its depths, kinds, ... over them).
+            seed: everything random follows from it.
+            haystack: the text to hide things in; None takes the default haystack.
+
+        Raises:
+            HeadscopeError: a haystack too short, a length too small for the task.
+        """
+        ...
+
+
+tasks: Registry[Task] = Registry("task", "headscope.probes.tasks")

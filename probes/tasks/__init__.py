@@ -1,0 +1,1 @@
+"""Tasks: one seeded generator of labelled prompts per file."""
