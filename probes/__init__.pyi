@@ -4,7 +4,16 @@ from .errors import HeadscopeError as HeadscopeError
 from .errors import Refused as Refused
 from .errors import UnknownName as UnknownName
 from .errors import unknown as unknown
+from .geometry import Geometry as Geometry
+from .geometry import HeadId as HeadId
+from .load import NAMED as NAMED
+from .load import load as load
+from .model import Model as Model
 from .prompts import Prompt as Prompt
 from .prompts import Task as Task
 from .prompts import tasks as tasks
 from .registry import Registry as Registry
+from .seam import AttentionCall as AttentionCall
+from .seam import Editor as Editor
+from .seam import Observer as Observer
+from .seam import attach as attach

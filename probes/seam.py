@@ -1,0 +1,195 @@
+"""The attention seam: the one place where attention is observed or changed.
+
+`attach(model, tap, ...)` swaps the model's attention for one function, registered with both of
+transformers' interfaces (registering the attention alone would silently drop the causal mask).
+It computes attention as the model would, lets every tap see the call, lets editors replace the
+output, and on the way out restores the model and checks that nothing was bypassed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from headscope.probes.errors import DidNotFire, Refused
+from headscope.probes.fused import attend
+from headscope.probes.visibility import Visibility, visibility
+
+if TYPE_CHECKING:
+    from headscope.probes.model import Model
+
+SEAM = "headscope"
+
+# Arguments that do not change the attention weights, or that are read below.
+_UNDERSTOOD = {
+    "dropout", "scaling", "sliding_window", "softcap", "s_aux", "is_causal", "position_ids",
+    "cache_position", "use_cache", "output_attentions", "output_hidden_states", "return_dict",
+    "position_embeddings", "logits_to_keep", "labels", "output_router_logits",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One layer's attention in one forward pass. B sequences, H query heads, D head_dim.
+
+    Attributes:
+        layer: 0-based layer index.
+        module: the attention module of that layer.
+        q: queries after rotary embedding. [B, H, Tq, D]
+        k, v: all keys and values so far, heads not repeated. [B, Hkv, N, D]
+        visible: which keys each query sees.
+        scaling: factor on q.k before the softmax.
+        softcap: soft cap of the scaled scores, if any.
+        sinks: learned logits in the softmax's denominator, if any. [H]
+        output: the heads' outputs, before the output projection. [B, Tq, H, D]
+    """
+
+    layer: int
+    module: nn.Module
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    visible: Visibility
+    scaling: float
+    softcap: float | None
+    sinks: Tensor | None
+    output: Tensor
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Reads attention calls. Must not change any tensor it is shown."""
+
+    def see(self, call: AttentionCall) -> None: ...
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """Changes attention: returns the output [B, Tq, H, D] that the model goes on with."""
+
+    def edit(self, call: AttentionCall) -> Tensor: ...
+
+
+@dataclass
+class _Session:
+    taps: tuple[Observer | Editor, ...]
+    layers: int
+    fired: set[int]
+    steps: int = 0
+
+
+_sessions: WeakKeyDictionary[nn.Module, _Session] = WeakKeyDictionary()
+
+
+@contextmanager
+def attach(model: Model, *taps: Observer | Editor) -> Iterator[None]:
+    """Run the model's attention through the seam while the block lasts.
+
+    Taps fire in the order given, editors included: a later tap sees an earlier edit's output.
+    Works under plain forwards, `generate`, caches, chunked prefill, padding and batches.
+
+    Raises:
+        Refused: the model cannot be observed correctly (said at the first call).
+        DidNotFire: a forward pass, or the whole block, went past some layer.
+    """
+    decoder = model.decoder
+    modules = model.attention_modules
+    if any(module in _sessions for module in modules):
+        raise Refused("This model already has something attached; attach all taps in one call.")
+    session = _Session(taps, len(modules), set())
+    configs = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    counter = decoder.register_forward_hook(lambda *_: _close_step(session, model.name))
+    try:
+        for module in modules:
+            _sessions[module] = session
+        decoder.set_attn_implementation(SEAM)
+        if any(config._attn_implementation != SEAM for config in configs.values()):
+            raise Refused(
+                f"{model.name!r} ({type(model.hf).__name__}) does not route its attention through "
+                "transformers' AttentionInterface, so its heads cannot be observed."
+            )
+        yield
+        if not session.steps:
+            raise DidNotFire(f"No forward pass of {model.name!r} ran while taps were attached.")
+    finally:
+        counter.remove()
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+        for module in modules:
+            _sessions.pop(module, None)
+
+
+def _close_step(session: _Session, name: str) -> None:
+    missing = sorted(set(range(session.layers)) - session.fired)
+    session.fired.clear()
+    session.steps += 1
+    if missing:
+        raise DidNotFire(
+            f"The attention of layers {missing} of {name!r} bypassed the seam in this forward pass."
+        )
+
+
+def _seam_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function registered with transformers."""
+    session = _sessions.get(module)
+    layer = int(getattr(module, "layer_idx", -1))
+    if session is None:
+        raise DidNotFire(f"Attention module {type(module).__name__} (layer {layer}) is not attached.")
+    _refuse_unknown(module, layer, attention_mask, kwargs)
+    assert isinstance(attention_mask, Visibility)
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    call = AttentionCall(
+        layer, module, query, key, value, attention_mask, scale, softcap, s_aux, query
+    )
+    call = replace(call, output=attend(call))
+    with torch.no_grad():
+        for tap in session.taps:
+            if isinstance(tap, Editor):
+                call = replace(call, output=tap.edit(call).to(call.output.dtype))
+            else:
+                tap.see(call)
+    session.fired.add(layer)
+    return call.output, None
+
+
+def _refuse_unknown(
+    module: nn.Module, layer: int, mask: object, kwargs: dict[str, Any]
+) -> None:
+    where = f"Layer {layer} ({type(module).__name__})"
+    if not isinstance(mask, Visibility):
+        raise Refused(
+            f"{where} got a ready-made mask of type {type(mask).__name__}; headscope needs the "
+            "rule behind it: pass a 2-dimensional attention_mask or none."
+        )
+    strange = sorted(
+        name
+        for name, value in kwargs.items()
+        if name not in _UNDERSTOOD and isinstance(value, Tensor | nn.Module)
+    )
+    if strange:
+        raise Refused(f"{where} passes {', '.join(strange)} to its attention, which headscope does not model.")
+    if module.training and kwargs.get("dropout"):
+        raise Refused(f"{where} is in training mode with dropout; call model.eval() first.")
+
+
+AttentionInterface.register(SEAM, _seam_attention)
+AttentionMaskInterface.register(SEAM, visibility)

@@ -1,0 +1,133 @@
+"""Which keys a query may see, kept as a rule instead of an n x n mask.
+
+transformers hands every attention function a mask built by the matching mask function. Ours
+builds a `Visibility`: it remembers the arguments, and answers for a few rows at a time, for the
+whole call (what the fused kernel needs), or for one far-away row (how wide is the window?).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import and_masks, padding_mask_function, sdpa_mask
+
+from headscope.probes.errors import Refused
+
+_FAR = 1 << 24  # a row so late that every window ends before it begins
+_WIDEST = 1 << 21
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """The keys visible to the queries of one attention call, in absolute key positions.
+
+    Attributes:
+        arguments: what transformers passed to the mask function.
+    """
+
+    arguments: dict[str, Any]
+
+    @property
+    def query_offset(self) -> int:
+        """Absolute position of the first query of this call."""
+        return int(self.arguments.get("q_offset", 0))
+
+    @property
+    def key_offset(self) -> int:
+        """Absolute position of the first key still held (a sliding cache drops old ones)."""
+        return int(self.arguments.get("kv_offset", 0))
+
+    def fused(self, start: int, stop: int) -> Tensor | None:
+        """The boolean mask for the queries `start ... stop - 1` of this call, or None for causal.
+
+        Returns:
+            [B, 1, stop - start, N], True where visible; None only when all queries are asked
+            for and plain causal attention is meant.
+        """
+        arguments = dict(self.arguments)
+        whole = start == 0 and stop == arguments["q_length"]
+        if not whole:
+            arguments |= {
+                "q_length": stop - start,
+                "q_offset": self.query_offset + start,
+                "allow_is_causal_skip": False,
+            }
+        mask: Tensor | None = sdpa_mask(**arguments)
+        return mask
+
+    def first_key(self, batch: int, device: torch.device) -> Tensor:
+        """Absolute position of each sequence's first real token (left padding). [B]"""
+        padding = self.arguments.get("attention_mask")
+        if padding is None:
+            return torch.zeros(batch, dtype=torch.long, device=device)
+        return padding.to(torch.uint8).argmax(-1).to(device)
+
+    def ranges(self, rows: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+        """The visible keys `lo <= j < hi` of absolute query positions `rows`. [B, R] each
+
+        Args:
+            rows: absolute query positions. [B, R]
+            keys: number of keys in this call; `lo` and `hi` index them (offset removed).
+
+        Raises:
+            Refused: a row's visible keys are not one contiguous range, or there are none.
+        """
+        if self._plain_causal():
+            return torch.zeros_like(rows) - 0, rows + 1 - self.key_offset
+        visible = self._rows(rows, keys)
+        count = visible.sum(-1)
+        lo = visible.to(torch.uint8).argmax(-1)
+        ends = visible.gather(-1, (lo + count - 1).clamp_min(0)[..., None])[..., 0]
+        steps = (visible[..., 1:] != visible[..., :-1]).sum(-1)
+        if bool((count == 0).any()):
+            raise Refused("A query row sees no key at all: is it a padding position?")
+        if not bool((ends & (steps <= 2)).all()):
+            raise Refused("The visible keys of a row are not one contiguous range.")
+        return lo, lo + count
+
+    def window(self) -> int | None:
+        """How many keys a very late query sees: the layer's window, or None when it sees all."""
+        row = torch.full((1, 1, 1, 1), _FAR)
+        key = torch.arange(_FAR - _WIDEST, _FAR + 1).view(1, 1, 1, -1)
+        zero = torch.zeros(1, 1, 1, 1, dtype=torch.long)
+        seen = self.arguments["mask_function"](zero, zero, row, key).expand(1, 1, 1, len(key[0, 0, 0]))
+        count = int(seen.sum())
+        return None if count == _WIDEST + 1 else count
+
+    def _plain_causal(self) -> bool:
+        arguments = self.arguments
+        return (
+            arguments.get("local_size") is None
+            and arguments.get("allow_is_causal_skip", True)
+            and arguments.get("attention_mask") is None
+            and self.key_offset == 0
+        )
+
+    def _rows(self, rows: Tensor, keys: int) -> Tensor:
+        """Visibility of the keys for a few rows, straight from the rule. [B, R, N]"""
+        arguments = self.arguments
+        if arguments.get("use_vmap"):
+            mask = self.fused(0, arguments["q_length"])
+            if mask is None:
+                raise Refused("A mask that only vmap can build was expected and did not come.")
+            local = (rows - self.query_offset)[..., None].expand(*rows.shape, mask.shape[-1])
+            return mask[:, 0].gather(1, local)
+        rule = arguments["mask_function"]
+        padding = arguments.get("attention_mask")
+        if padding is not None:
+            short = keys + self.key_offset - padding.shape[-1]
+            padding = torch.nn.functional.pad(padding, (0, short)) if short > 0 else padding
+            rule = and_masks(rule, padding_mask_function(padding.to(rows.device)))
+        batch = torch.arange(rows.shape[0], device=rows.device).view(-1, 1, 1, 1)
+        key = torch.arange(keys, device=rows.device).view(1, 1, 1, -1) + self.key_offset
+        zero = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=rows.device)
+        visible: Tensor = rule(batch, zero, rows[:, None, :, None], key)
+        return visible.expand(rows.shape[0], 1, rows.shape[1], keys)[:, 0]
+
+
+def visibility(**arguments: Any) -> Visibility:
+    """The mask function registered with transformers beside the attention function."""
+    return Visibility(arguments)
