@@ -40,7 +40,7 @@ class RowStatistics:
         received: mass each key got, summed over the rows. [B, H, N]
         output: attention output of the row before the output projection. [B, H, R, D]
         kept_mass: mass on sink + recent window, one column per (sink, recent) pair. [B, H, R, C]
-        kept_output: the output if the row saw only sink + recent window, renormalised. [C, B, H, R, D]
+        kept_output: the output if the row saw only sink + recent window, renormalised. [B, H, R, C, D]
     """
 
     lse: Tensor
@@ -204,7 +204,7 @@ def _reduce(
         "top_mass": top_mass,
         "output": _mix(weights, v),
         "kept_mass": torch.stack([m for m, _ in kept], -1) if kept else lse.new_zeros(*lse.shape, 0),
-        "kept_output": torch.stack([o for _, o in kept]) if kept else v.new_zeros(0, *lse.shape, v.shape[-1]),
+        "kept_output": torch.stack([o for _, o in kept], 3) if kept else lse.new_zeros(*lse.shape, 0, v.shape[-1]),
     }  # fmt: skip
 
 
@@ -259,6 +259,5 @@ def _join(chunks: Sequence[dict[str, Tensor]], back: Tensor, received: Tensor) -
     """Put the chunks' rows back in the order they were asked for."""
     joined = {"received": received}
     for name in (f.name for f in fields(RowStatistics) if f.name != "received"):
-        axis = 3 if name == "kept_output" else 2
-        joined[name] = torch.cat([c[name] for c in chunks], axis).index_select(axis, back)
+        joined[name] = torch.cat([c[name] for c in chunks], 2).index_select(2, back)
     return RowStatistics(**joined)

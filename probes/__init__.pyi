@@ -17,3 +17,8 @@ from .seam import AttentionCall as AttentionCall
 from .seam import Editor as Editor
 from .seam import Observer as Observer
 from .seam import attach as attach
+from .observe import Observation as Observation
+from .observe import Recipe as Recipe
+from .observe import observe as observe
+from .rows import RowObserver as RowObserver
+from .rows import Watch as Watch

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # What architectures call the matrix W_O that maps all heads' outputs to the residual stream.
 _OUTPUT_PROJECTIONS = ("o_proj", "c_proj", "dense", "out_proj", "wo")
+_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 _LAYER_LISTS = ("layers", "h", "blocks")
 
 
@@ -93,6 +94,29 @@ class Model:
         weight = module.weight if isinstance(module, Conv1D) else module.weight.T
         assert isinstance(weight, Tensor)
         return weight.detach().reshape(self.geometry.heads, self.geometry.value_dim, -1)
+
+    @cached_property
+    def _centred_unembedding(self) -> tuple[Tensor, Tensor]:
+        """Final-norm gain [hidden] and mean unembedding [hidden]."""
+        table = self.hf.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
+        norm = next((getattr(self.decoder, n) for n in _FINAL_NORMS if hasattr(self.decoder, n)), None)
+        ones = torch.ones(1, 1, table.shape[1], device=table.device, dtype=table.dtype)
+        gain = torch.ones(table.shape[1], device=table.device)
+        if isinstance(norm, nn.LayerNorm) and norm.weight is not None:
+            gain = norm.weight.detach().float()
+        elif norm is not None:  # an RMS norm maps ones to its gain, however it stores it
+            with torch.no_grad():
+                gain = norm(ones)[0, 0].float()
+        return gain, table.float().mean(0)
+
+    def unembedding(self, ids: Tensor) -> Tensor:
+        """Directions of the residual stream that raise the logits of `ids` over the average token.
+
+        The final norm's gain is folded in. [..., hidden], float32
+        """
+        gain, mean = self._centred_unembedding
+        table = self.hf.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
+        return (table[ids.to(table.device)].float() - mean) * gain
 
     @cached_property
     def bridge(self) -> Any:

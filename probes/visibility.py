@@ -65,26 +65,30 @@ class Visibility:
             return torch.zeros(batch, dtype=torch.long, device=device)
         return padding.to(torch.uint8).argmax(-1).to(device)
 
-    def ranges(self, rows: Tensor, keys: int) -> tuple[Tensor, Tensor]:
-        """The visible keys `lo <= j < hi` of absolute query positions `rows`. [B, R] each
+    def ranges(self, rows: Tensor, keys: int, sequence: int = 0) -> tuple[Tensor, Tensor]:
+        """The visible keys `lo <= j < hi` of the queries at absolute positions `rows`.
 
         Args:
-            rows: absolute query positions. [B, R]
+            rows: absolute query positions. [R]
             keys: number of keys in this call; `lo` and `hi` index them (offset removed).
+            sequence: which sequence of the batch the rows belong to.
+
+        Returns:
+            `lo` and `hi`. [R] each
 
         Raises:
             Refused: a row's visible keys are not one contiguous range, or there are none.
         """
         if self._plain_causal():
-            return torch.zeros_like(rows) - 0, rows + 1 - self.key_offset
-        visible = self._rows(rows, keys)
+            return torch.zeros_like(rows), rows + 1
+        visible = self._rows(rows, keys, sequence)
         count = visible.sum(-1)
         lo = visible.to(torch.uint8).argmax(-1)
-        ends = visible.gather(-1, (lo + count - 1).clamp_min(0)[..., None])[..., 0]
-        steps = (visible[..., 1:] != visible[..., :-1]).sum(-1)
+        steps = (visible[:, 1:] != visible[:, :-1]).sum(-1)
+        last = visible.gather(-1, (lo + count - 1).clamp_min(0)[:, None])[:, 0]
         if bool((count == 0).any()):
             raise Refused("A query row sees no key at all: is it a padding position?")
-        if not bool((ends & (steps <= 2)).all()):
+        if not bool((last & (steps <= 2)).all()):
             raise Refused("The visible keys of a row are not one contiguous range.")
         return lo, lo + count
 
@@ -93,8 +97,8 @@ class Visibility:
         row = torch.full((1, 1, 1, 1), _FAR)
         key = torch.arange(_FAR - _WIDEST, _FAR + 1).view(1, 1, 1, -1)
         zero = torch.zeros(1, 1, 1, 1, dtype=torch.long)
-        seen = self.arguments["mask_function"](zero, zero, row, key).expand(1, 1, 1, len(key[0, 0, 0]))
-        count = int(seen.sum())
+        seen: Tensor = self.arguments["mask_function"](zero, zero, row, key)
+        count = int(seen.expand(key.shape).sum())
         return None if count == _WIDEST + 1 else count
 
     def _plain_causal(self) -> bool:
@@ -106,26 +110,22 @@ class Visibility:
             and self.key_offset == 0
         )
 
-    def _rows(self, rows: Tensor, keys: int) -> Tensor:
-        """Visibility of the keys for a few rows, straight from the rule. [B, R, N]"""
+    def _rows(self, rows: Tensor, keys: int, sequence: int) -> Tensor:
+        """Visibility of the keys for a few rows, straight from the rule. [R, N]"""
         arguments = self.arguments
-        if arguments.get("use_vmap"):
-            mask = self.fused(0, arguments["q_length"])
-            if mask is None:
-                raise Refused("A mask that only vmap can build was expected and did not come.")
-            local = (rows - self.query_offset)[..., None].expand(*rows.shape, mask.shape[-1])
-            return mask[:, 0].gather(1, local)
-        rule = arguments["mask_function"]
-        padding = arguments.get("attention_mask")
+        if arguments.get("use_vmap"):  # such rules cannot be evaluated by broadcasting
+            mask = sdpa_mask(**(arguments | {"allow_is_causal_skip": False}))
+            return mask[sequence, 0][rows - self.query_offset]
+        rule, padding = arguments["mask_function"], arguments.get("attention_mask")
         if padding is not None:
             short = keys + self.key_offset - padding.shape[-1]
             padding = torch.nn.functional.pad(padding, (0, short)) if short > 0 else padding
             rule = and_masks(rule, padding_mask_function(padding.to(rows.device)))
-        batch = torch.arange(rows.shape[0], device=rows.device).view(-1, 1, 1, 1)
+        shape = (1, 1, len(rows), keys)
         key = torch.arange(keys, device=rows.device).view(1, 1, 1, -1) + self.key_offset
         zero = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=rows.device)
-        visible: Tensor = rule(batch, zero, rows[:, None, :, None], key)
-        return visible.expand(rows.shape[0], 1, rows.shape[1], keys)[:, 0]
+        visible: Tensor = rule(zero + sequence, zero, rows.view(1, 1, -1, 1), key)
+        return visible.expand(shape)[0, 0]
 
 
 def visibility(**arguments: Any) -> Visibility:

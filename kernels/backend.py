@@ -1,0 +1,32 @@
+"""Which implementation can run a tensor: Triton on a GPU, plain torch everywhere else."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def use_triton(x: Tensor) -> bool:
+    """Whether the Triton kernels take this tensor: on a GPU, in float16, bfloat16 or float32."""
+    known = (torch.float16, torch.bfloat16, torch.float32)
+    return x.is_cuda and x.dtype in known and _has_triton()
+
+
+@cache
+def side_stream(device: torch.device, index: int) -> torch.cuda.Stream:
+    """A stream of its own for the long dense launches; its blocks are scheduled first."""
+    return torch.cuda.Stream(device, priority=-1)
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of the GPU; a typical number where there is none (interpreter)."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8

@@ -1,0 +1,172 @@
+"""One prefill of one prompt, seen by every head: the `Observation` that all detectors read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from headscope.probes.errors import HeadscopeError
+from headscope.probes.headrows import HeadRows
+from headscope.probes.model import Model
+from headscope.probes.prompts import Prompt
+from headscope.probes.residual import ResidualMeter, residual_stream
+from headscope.probes.rows import Watch
+from headscope.probes.seam import attach
+
+PREFIX = 64  # rows of Sink_k^eps (Gu et al. 2024): the first 64 positions of natural text
+_SHOWN = 16  # rows kept token by token where a prompt has no answer
+_EXTREME = 8
+
+
+class Recipe(BaseModel):
+    """How a prompt is observed; part of the key under which an observation is kept.
+
+    Attributes:
+        watch: what to measure of each row.
+        sample: how many rows a prompt are drawn for the averages (all, where it has fewer).
+        seed: seed of that draw.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    watch: Watch = Watch()
+    sample: int = Field(default=128, ge=2)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one prefill showed. L layers, H query heads, R exact rows, n tokens.
+
+    Attributes:
+        prompt: the labelled prompt.
+        exact: statistics of the exact rows, row by row, named in `HeadRows`. [L, H, R, ...]
+        rows: the exact rows: those that predict the answer, or an even spread without one. [R]
+        mean: statistics averaged over the sampled rows. [L, H]
+        var: variance of each mean due to sampling rows, with the finite-population correction;
+            0 when all rows were taken. [L, H]
+        head: further arrays per head (heaviest received keys, value norms, ...). [L, H, ...]
+        layer: arrays per layer about the residual stream. [L, ...]
+        predicted: the model's own greedy token at each answer row; empty without an answer.
+        logprob: log-probability of each answer token.
+    """
+
+    prompt: Prompt
+    exact: Mapping[str, NDArray[Any]]
+    rows: NDArray[np.int64]
+    mean: Mapping[str, NDArray[np.float32]]
+    var: Mapping[str, NDArray[np.float32]]
+    head: Mapping[str, NDArray[Any]]
+    layer: Mapping[str, NDArray[Any]]
+    predicted: NDArray[np.int64]
+    logprob: NDArray[np.float32]
+
+    @property
+    def right(self) -> bool:
+        """Whether greedy decoding would have produced the whole answer."""
+        if self.prompt.answer is None:
+            return False
+        return tuple(self.predicted.tolist()) == self.prompt.ids[slice(*self.prompt.answer)]
+
+
+def observe(model: Model, prompt: Prompt, recipe: Recipe | None = None) -> Observation:
+    """Run `prompt` through `model` once and gather what every head did.
+
+    Raises:
+        HeadscopeError: the prompt is longer than the model's context, or has a token it lacks.
+        Refused, DidNotFire: the model cannot be observed.
+    """
+    recipe = recipe or Recipe()
+    _check_fits(model, prompt)
+    n = len(prompt)
+    sample = sample_rows(n, recipe.sample, f"{recipe.seed}:{prompt.key()}")
+    exact = np.array(prompt.answer_rows or np.unique(np.linspace(n // 2, n - 1, _SHOWN).astype(int)))
+    heads = HeadRows(model, prompt, torch.from_numpy(sample), torch.from_numpy(exact), recipe.watch, PREFIX)
+    residual = ResidualMeter(moments=prompt.answer is None)
+    ids = torch.tensor([prompt.ids], device=model.device)
+    asked = torch.tensor(prompt.answer_rows or [n - 1], device=model.device)
+    with torch.no_grad(), residual_stream(model, residual), attach(model, heads):
+        logits = model.hf(input_ids=ids, use_cache=False, logits_to_keep=asked).logits[0].float()
+    predicted, logprob = _score(logits, prompt)
+    found = heads.collect()
+    mean, var = _average(found.sampled, n)
+    return Observation(
+        prompt, found.exact, exact, mean, var,
+        found.head, _extremes(residual), predicted, logprob,
+    )  # fmt: skip
+
+
+def sample_rows(n: int, count: int, seed: str) -> NDArray[np.int64]:
+    """`count` of the rows 0 ... n - 1, without replacement, sorted; all of them if n <= count."""
+    if n <= count:
+        return np.arange(n)
+    digest = hashlib.sha256(seed.encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    return np.sort(generator.choice(n, count, replace=False))
+
+
+def _check_fits(model: Model, prompt: Prompt) -> None:
+    if model.geometry.context and len(prompt) > model.geometry.context:
+        raise HeadscopeError(
+            f"The prompt has {len(prompt)} tokens, but {model.name!r} was built for at most "
+            f"{model.geometry.context}."
+        )
+    if max(prompt.ids) >= model.geometry.vocabulary:
+        raise HeadscopeError(
+            f"The prompt has token id {max(prompt.ids)}, but {model.name!r} knows only "
+            f"{model.geometry.vocabulary}: it was made with another tokenizer."
+        )
+
+
+def _score(
+    logits: torch.Tensor, prompt: Prompt
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    if prompt.answer is None:
+        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    target = torch.tensor(prompt.ids[slice(*prompt.answer)], device=logits.device)
+    logprob = logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
+    return logits.argmax(-1).cpu().numpy(), logprob.cpu().numpy()
+
+
+def _average(
+    sampled: Mapping[str, NDArray[np.float32]], n: int
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Mean over the rows where a statistic is defined, and its variance from sampling them."""
+    mean, var = {}, {}
+    for name, rows in sampled.items():
+        values = rows.astype(np.float64)
+        defined = np.isfinite(values)
+        count = defined.sum(-1)
+        total = np.where(defined, values, 0.0).sum(-1)
+        centre = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        spread = np.where(defined, values - centre[..., None], 0.0)
+        variance = np.divide((spread**2).sum(-1), count - 1, out=np.zeros_like(total), where=count > 1)
+        unseen = 1.0 - rows.shape[-1] / n
+        mean[name] = centre.astype(np.float32)
+        var[name] = (variance / np.maximum(count, 1) * unseen).astype(np.float32)
+    return mean, var
+
+
+def _extremes(residual: ResidualMeter) -> dict[str, NDArray[Any]]:
+    """The tokens with the largest residual norm in each layer, and the outlier measures."""
+    norm = torch.stack(residual.norm)
+    top, at = norm.topk(min(_EXTREME, norm.shape[1]), -1)
+    return {
+        "peak_token": at.numpy(),
+        "peak_norm": top.numpy(),
+        "peak_dim": torch.stack(residual.peak_dim).gather(-1, at).numpy(),
+        "peak_value": torch.stack(residual.peak).gather(-1, at).numpy(),
+        "median_norm": norm.median(-1).values.numpy(),
+        "inf_norm": np.array(residual.inf_norm, np.float32),
+        "kurtosis": np.array(residual.kurtosis, np.float32),
+    }
+
+
+__all__ = ["PREFIX", "HeadscopeError", "Observation", "Recipe", "observe", "sample_rows"]

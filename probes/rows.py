@@ -1,0 +1,141 @@
+"""Observing chosen rows of every head while a model runs.
+
+A `RowObserver` is told which query rows to look at and what to measure; attached to the seam it
+collects exact statistics of those rows through prefill, chunks and cached decoding alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from headscope.kernels import RowStatistics, row_statistics
+from headscope.probes.errors import DidNotFire, HeadscopeError
+from headscope.probes.seam import AttentionCall
+
+
+class Watch(BaseModel):
+    """What to measure of a row.
+
+    Attributes:
+        first: sizes k of the leading key sets whose mass is kept.
+        recent: widths of the trailing windows whose mass is kept.
+        keep: (sink, recent) pairs a row might be cut down to; DuoAttention deploys (64, 256).
+        top: how many of the heaviest keys of a row to name.
+        chunk_elements: elements of one chunk of scores; None picks by device.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: tuple[int, ...] = (1, 4, 64)
+    recent: tuple[int, ...] = (64, 256, 1024)
+    keep: tuple[tuple[int, int], ...] = ((64, 256),)
+    top: int = Field(default=8, ge=1)
+    chunk_elements: int | None = Field(default=None, ge=1)
+
+
+@dataclass
+class RowObserver:
+    """Statistics of `rows` in every layer; an `Observer` for `attach`.
+
+    Attributes:
+        rows: positions in the unpadded sequences, no repeats within one. [B, R]
+        watch: what to measure.
+        spans: named key ranges in unpadded positions. [B, 2] each
+        offsets: named sets of distances back.
+        layers: the result per layer, on the CPU, all rows in the order asked; keys are named by
+            unpadded position and `received` is counted in them. NaN where a row has not come yet.
+    """
+
+    rows: Tensor
+    watch: Watch = field(default_factory=Watch)
+    spans: Mapping[str, Tensor] = field(default_factory=dict)
+    offsets: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    layers: dict[int, RowStatistics] = field(default_factory=dict)
+
+    def see(self, call: AttentionCall) -> None:
+        """Measure the asked rows that lie in this call, whole sequences or a chunk of them."""
+        if self.rows.shape[0] != call.q.shape[0]:
+            raise HeadscopeError(
+                f"rows names {self.rows.shape[0]} sequences, but the batch has {call.q.shape[0]}."
+            )
+        for sequence, columns, statistics in self.measure(call):
+            table = self.layers.setdefault(call.layer, _empty(statistics, *self.rows.shape))
+            self.layers[call.layer] = _merge(table, sequence, columns, statistics)
+
+    def measure(self, call: AttentionCall) -> Iterator[tuple[int, Tensor, RowStatistics]]:
+        """For each sequence with rows in this call: its index, their columns, their statistics.
+
+        The statistics are those of one sequence (B = 1), on the device of the call.
+        """
+        device, keys, gone = call.q.device, call.k.shape[2], call.visible.key_offset
+        starts = call.visible.first_key(call.q.shape[0], device)
+        for b, start in enumerate(starts.tolist()):
+            at = self.rows[b].to(device) + start
+            local = at - call.visible.query_offset
+            columns = ((local >= 0) & (local < call.q.shape[2])).nonzero()[:, 0]
+            if not len(columns):
+                continue
+            at, local = at[columns], local[columns]
+            lo, hi = call.visible.ranges(at, keys, b)
+            shift = start - gone  # from unpadded positions to indices of the keys held
+            spans = [s[b].to(device) + shift for s in self.spans.values()]
+            statistics = row_statistics(
+                call.q[b : b + 1, :, local], call.k[b : b + 1], call.v[b : b + 1],
+                at[None] - gone, lo[None], hi[None],
+                scaling=call.scaling, start=torch.tensor([shift], device=device),
+                softcap=call.softcap, sinks=call.sinks,
+                first=self.watch.first, recent=self.watch.recent, keep=self.watch.keep,
+                spans=torch.stack(spans)[None] if spans else None,
+                offsets=list(self.offsets.values()),
+                top=self.watch.top, chunk_elements=self.watch.chunk_elements,
+            )  # fmt: skip
+            yield b, columns, _unshift(statistics, shift)
+
+    def check(self) -> None:
+        """Raise DidNotFire unless every asked row came in every layer."""
+        if not self.layers:
+            raise DidNotFire("No row that was asked for came by.")
+        for layer, table in sorted(self.layers.items()):
+            missing = self.rows[table.lse[:, 0].isnan().to(self.rows.device)]
+            if missing.numel():
+                raise DidNotFire(f"Rows {missing.tolist()[:8]} never came by in layer {layer}.")
+
+
+def _unshift(statistics: RowStatistics, shift: int) -> RowStatistics:
+    """Name keys by unpadded position instead of by their index among the keys held."""
+    key, received = statistics.top_key, statistics.received
+    if shift > 0:
+        received = received[..., shift:]
+    elif shift < 0:
+        received = torch.nn.functional.pad(received, (-shift, 0))
+    return replace(statistics, top_key=torch.where(key >= 0, key - shift, key), received=received)
+
+
+def _empty(like: RowStatistics, sequences: int, rows: int) -> RowStatistics:
+    """A table for all rows, NaN until filled, so that a forgotten row is noticed."""
+    table = {}
+    for name in (f.name for f in fields(RowStatistics)):
+        sample = getattr(like, name)
+        shape = [sequences, sample.shape[1], rows, *sample.shape[3:]]
+        if name == "received":
+            shape = [sequences, sample.shape[1], 0]
+        value = torch.nan if sample.is_floating_point() else -1
+        table[name] = torch.full(shape, value, dtype=sample.dtype)
+    return RowStatistics(**table)
+
+
+def _merge(
+    table: RowStatistics, sequence: int, columns: Tensor, fresh: RowStatistics
+) -> RowStatistics:
+    """Write one sequence's fresh rows into the table; received mass adds up."""
+    for name in (f.name for f in fields(RowStatistics) if f.name != "received"):
+        getattr(table, name)[sequence][:, columns.cpu()] = getattr(fresh, name)[0].cpu()
+    grown = max(table.received.shape[-1], fresh.received.shape[-1])
+    received = torch.nn.functional.pad(table.received, (0, grown - table.received.shape[-1]))
+    received[sequence, :, : fresh.received.shape[-1]] += fresh.received[0].cpu()
+    return replace(table, received=received)
