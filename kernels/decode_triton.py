@@ -141,13 +141,14 @@ def _merge_splits(
     query = (batch * heads + head) * queries + i
     split, dim = tl.arange(0, BS), tl.program_id(2) * BD + tl.arange(0, BD)
     used = split * split_len < count
+    cell = used[:, None] & (dim < D)[None, :]
+    # Both loads are issued before the first reduction waits for either.
     bits = tl.load(part_lse + query * splits + split, mask=used, other=float("-inf"))
+    x = tl.load(part + (query * splits + split)[:, None] * D + dim[None, :], mask=cell, other=0.0)
     peak = tl.max(bits, 0)
     peak = tl.where(peak == float("-inf"), 0.0, peak)
     weights = tl.exp2(bits - peak)
     total = tl.sum(weights, 0)
-    cell = used[:, None] & (dim < D)[None, :]
-    x = tl.load(part + (query * splits + split)[:, None] * D + dim[None, :], mask=cell, other=0.0)
     mixed = tl.sum(x * weights[:, None], 0) / tl.where(total > 0, total, 1.0)
     target = out + batch * o_b + head.to(tl.int64) * o_h + i * o_n + dim
     tl.store(target, mixed.to(out.dtype.element_ty), mask=dim < D)
@@ -164,9 +165,12 @@ def blocks(dim: int, itemsize: int) -> dict[str, int]:
 
 
 def cut(keys: int, lanes: int, block: int, programs: int) -> tuple[int, int]:
-    """(split length, number of splits): about `programs` splits over all `lanes`, in blocks."""
+    """(split length, number of splits): as many splits as keep `lanes * splits <= programs`.
+
+    Splits are not rounded to blocks: equal shares keep every multiprocessor busy to the end.
+    """
     splits = max(1, min(programs // lanes, triton.cdiv(keys, 2 * block), 256))
-    length = triton.cdiv(triton.cdiv(keys, splits), block) * block
+    length = triton.cdiv(triton.cdiv(keys, splits), 8) * 8
     return length, triton.cdiv(keys, length)
 
 

@@ -100,7 +100,7 @@ def blocks(dim: int, rows: int, itemsize: int) -> dict[str, int]:
         return {"BM": 64, "BN": 32, "num_warps": 4, "num_stages": 2}
     if rows <= 64:
         return {"BM": 64, "BN": 64, "num_warps": 4, "num_stages": 2}
-    return {"BM": 128, "BN": 64, "num_warps": 8, "num_stages": 2}
+    return {"BM": 64, "BN": 64, "num_warps": 4, "num_stages": 2}
 
 
 def stream_prefill(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 # Elements of one chunk of scores. Small chunks stay in the cache of a CPU core.
-CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 26}
 _HIDDEN = -1e30  # finite, so that 0 * score is 0 and not NaN
 
 
@@ -103,7 +103,7 @@ def row_statistics(
         spans: key ranges [B, S, 2], half-open.
         offsets: sets of distances back for `offset`.
         keep: (sink, recent) pairs for `kept_mass` and `kept_output`.
-        top: how many of the heaviest keys to name.
+        top: how many of the heaviest keys to name; 0 gives the largest mass without its key.
         chunk_elements: elements of one chunk of scores; bounds the memory to about four times
             that in float32.
 
@@ -123,106 +123,131 @@ def row_statistics(
     limit = chunk_elements or CHUNK_ELEMENTS.get(q.device.type, 1 << 24)
     step = max(1, limit // max(1, batch * heads * k.shape[2]))
     received = torch.zeros(batch, heads, k.shape[2], device=q.device)
-    # Rows in order of their last key: a chunk then needs no key past its own last one.
+    both = torch.cat([k, v], -1).float()
+    ask = _Ask(scaling, softcap, sinks, first, recent, spans, offsets, keep, top)
+    # Rows in order of their last key: a chunk then needs no key past its own last one, and only
+    # the keys between its first and its last row's end have to be masked.
     order = hi.amax(0).argsort()
     chunks = []
     for index in order.split(step):
         rows = _Rows(lo[:, index], hi[:, index], at[:, index], start)
         seen = int(rows.hi.max())
-        scores = _scores(q[:, :, index], k[:, :, :seen], rows, scaling, softcap)
-        weights, sink_mass, lse = _softmax(scores, sinks)
-        received[:, :, :seen] += weights.sum(2)
-        chunks.append(
-            _reduce(scores, weights, sink_mass, lse, v[:, :, :seen], rows,
-                    first, recent, spans, offsets, keep, top)
-        )  # fmt: skip
+        part, weights = _chunk(q[:, :, index], both[:, :, :seen], k.shape[3], rows, ask)
+        received[:, :, :seen] += (weights.new_ones(1, len(index)) @ weights)[:, :, 0]
+        chunks.append(part)
     return _join(chunks, order.argsort(), received)
 
 
-def _scores(
-    q: Tensor, k: Tensor, rows: _Rows, scaling: float, softcap: float | None
-) -> Tensor:
-    """Scaled, soft-capped scores, hidden keys at a large negative number. [B, H, R, N]"""
-    batch, heads, count, dim = q.shape
-    grouped = (q.float() * scaling).reshape(batch, k.shape[1], -1, dim)
-    scores = (grouped @ k.float().transpose(-1, -2)).view(batch, heads, count, -1)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    key = torch.arange(k.shape[2], device=q.device)
-    hidden = (key < rows.lo[..., None]) | (key >= rows.hi[..., None])
-    return scores.masked_fill_(hidden[:, None], _HIDDEN)
+@dataclass(frozen=True)
+class _Ask:
+    """What `row_statistics` was asked for."""
+
+    scaling: float
+    softcap: float | None
+    sinks: Tensor | None
+    first: Sequence[int]
+    recent: Sequence[int]
+    spans: Tensor
+    offsets: Sequence[Sequence[int]]
+    keep: Sequence[tuple[int, int]]
+    top: int
 
 
-def _softmax(scores: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights over the keys [B, H, R, N], mass of the learned sink and log-sum-exp [B, H, R]."""
-    if sinks is None:
-        weights = torch.softmax(scores, -1)
-        heaviest = weights.argmax(-1, keepdim=True)
-        lse = scores.gather(-1, heaviest) - weights.gather(-1, heaviest).log()
-        return weights, torch.zeros_like(lse[..., 0]), lse[..., 0]
-    logit = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
-    lse = torch.logaddexp(torch.logsumexp(scores, -1, keepdim=True), logit)
-    return (scores - lse).exp(), (logit - lse).exp()[..., 0], lse[..., 0]
-
-
-def _reduce(
-    scores: Tensor,
-    weights: Tensor,
-    sink_mass: Tensor,
-    lse: Tensor,
-    v: Tensor,
-    rows: _Rows,
-    first: Sequence[int],
-    recent: Sequence[int],
-    spans: Tensor,
-    offsets: Sequence[Sequence[int]],
-    keep: Sequence[tuple[int, int]],
-    top: int,
-) -> dict[str, Tensor]:
-    keys = weights.shape[-1]
-    prefix = torch.nn.functional.pad(weights.cumsum(-1), (1, 0))
-    begin = rows.start[:, None].expand_as(rows.lo)
-    ranges = [(begin, begin + size) for size in first]
-    ranges += [(rows.hi - size, rows.hi) for size in recent]
-    ranges += [(edge[:, :1].expand_as(rows.lo), edge[:, 1:].expand_as(rows.lo)) for edge in spans.unbind(1)]
-    masses = _range_mass(prefix, ranges)
-    sizes = [len(first), len(recent), spans.shape[1]]
-    in_first, in_recent, in_span = masses.split(sizes, -1)
-    mean_score = torch.linalg.vecdot(weights, scores)
-    top_mass, top_key = weights.topk(min(top, keys), -1) if top > 1 else weights.max(-1, keepdim=True)
-    top_mass, top_key = _fill(top_mass, 0.0, top), _fill(top_key, -1, top)
-    kept = [_keep(weights, sink_mass, v, rows, pair) for pair in keep]
+def _chunk(
+    q: Tensor, both: Tensor, dim: int, rows: _Rows, ask: _Ask
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Everything about the rows of one chunk, and their weights [B, H, R, N]."""
+    k, v = both.split([dim, both.shape[-1] - dim], -1)
+    query = q.float() * ask.scaling
+    scores = _scores(query, k, rows, ask.softcap)
+    largest = scores.amax(-1)
+    weights, sink_mass = _softmax(scores, ask.sinks)
+    top_mass, top_key = _heaviest(weights, ask.top)
+    lse = largest - top_mass[..., 0].log()
+    if ask.softcap is None:  # the mean score is q . (mean key): one product serves key and value
+        mean_key, output = _mix(weights, both).split([dim, v.shape[-1]], -1)
+        mean_score = (query * mean_key).sum(-1)
+    else:
+        output = _mix(weights, v)
+        mean_score = (weights * scores).sum(-1)
+    masses = _range_mass(weights.cumsum(-1), _ranges(rows, ask))
+    in_first, in_recent, in_span = masses.split([len(ask.first), len(ask.recent), ask.spans.shape[1]], -1)
+    kept = [_keep(weights, sink_mass, v, rows, pair) for pair in ask.keep]
     return {
         "lse": lse,
-        "entropy": lse - mean_score - torch.special.xlogy(sink_mass, sink_mass)
-        - sink_mass * lse,
+        "entropy": (1 - sink_mass) * lse - mean_score - torch.special.xlogy(sink_mass, sink_mass),
         "first": in_first,
         "recent": in_recent,
         "span": in_span,
-        "offset": _offset_mass(weights, rows, offsets),
-        "top_key": top_key.masked_fill(top_mass == 0, -1),
+        "offset": _offset_mass(weights, rows, ask.offsets),
+        "top_key": top_key,
         "top_mass": top_mass,
-        "output": _mix(weights, v),
+        "output": output,
         "kept_mass": torch.stack([m for m, _ in kept], -1) if kept else lse.new_zeros(*lse.shape, 0),
         "kept_output": torch.stack([o for _, o in kept], 3) if kept else lse.new_zeros(*lse.shape, 0, v.shape[-1]),
-    }  # fmt: skip
+    }, weights  # fmt: skip
+
+
+def _scores(query: Tensor, k: Tensor, rows: _Rows, softcap: float | None) -> Tensor:
+    """Soft-capped scores of scaled queries, hidden keys at a large negative number. [B, H, R, N]"""
+    batch, heads, count, dim = query.shape
+    grouped = query.reshape(batch, k.shape[1], -1, dim)
+    scores = (grouped @ k.transpose(-1, -2)).view(batch, heads, count, -1)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    keys = k.shape[2]
+    begin, end = int(rows.lo.max()), int(rows.hi.min())
+    for edge in (slice(0, begin), slice(max(begin, end), keys)) if begin <= end else (slice(0, keys),):
+        key = torch.arange(keys, device=query.device)[edge]
+        if len(key):
+            hidden = (key < rows.lo[..., None]) | (key >= rows.hi[..., None])
+            scores[..., edge].masked_fill_(hidden[:, None], _HIDDEN)
+    return scores
+
+
+def _softmax(scores: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weights over the keys [B, H, R, N] and mass of the learned sink [B, H, R]."""
+    if sinks is None:
+        return torch.softmax(scores, -1), scores.new_zeros(scores.shape[:-1])
+    logit = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+    lse = torch.logaddexp(torch.logsumexp(scores, -1, keepdim=True), logit)
+    return (scores - lse).exp(), (logit - lse).exp()[..., 0]
+
+
+def _heaviest(weights: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Mass and key of the `top` heaviest keys; with `top` 0, the largest mass and key -1."""
+    if top == 0:
+        mass = weights.amax(-1, keepdim=True)
+        return mass, torch.full_like(mass, -1, dtype=torch.long)
+    if top == 1:
+        return weights.max(-1, keepdim=True)
+    mass, key = weights.topk(min(top, weights.shape[-1]), -1)
+    short = (0, top - mass.shape[-1])
+    pad = torch.nn.functional.pad
+    return pad(mass, short), pad(key.masked_fill(mass == 0, -1), short, value=-1)
 
 
 def _mix(weights: Tensor, v: Tensor) -> Tensor:
-    """Weighted values, query heads grouped over their key head. [B, H, R, D]"""
+    """Weighted sum over the keys, query heads grouped over their key head. [B, H, R, D]"""
     batch, heads, count, keys = weights.shape
-    return (weights.view(batch, v.shape[1], -1, keys) @ v.float()).view(batch, heads, count, -1)
+    return (weights.reshape(batch, v.shape[1], -1, keys) @ v).view(batch, heads, count, -1)
 
 
-def _range_mass(prefix: Tensor, ranges: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Mass of each key range [B, R] from prefix sums [B, H, R, N + 1]. [B, H, R, len(ranges)]"""
-    if not ranges:
-        return prefix.new_zeros(*prefix.shape[:-1], 0)
-    last = prefix.shape[-1] - 1
-    lower = torch.stack([a for a, _ in ranges], -1).clamp(0, last)
-    upper = torch.stack([b for _, b in ranges], -1).clamp(0, last)
-    shape = (*prefix.shape[:-1], len(ranges))
-    return prefix.gather(-1, upper[:, None].expand(shape)) - prefix.gather(-1, lower[:, None].expand(shape))
+def _ranges(rows: _Rows, ask: _Ask) -> Tensor:
+    """First and one-past-last key of every range whose mass is wanted. [B, R, ranges, 2]"""
+    begin = rows.start[:, None].expand_as(rows.lo)
+    ranges = [torch.stack([begin, begin + size], -1) for size in ask.first]
+    ranges += [torch.stack([rows.hi - size, rows.hi], -1) for size in ask.recent]
+    ranges += [edge[:, None].expand(*rows.lo.shape, 2) for edge in ask.spans.unbind(1)]
+    return torch.stack(ranges, 2) if ranges else rows.lo.new_zeros(*rows.lo.shape, 0, 2)
+
+
+def _range_mass(prefix: Tensor, ranges: Tensor) -> Tensor:
+    """Masses of key ranges from inclusive prefix sums [B, H, R, N]. [B, H, R, ranges]"""
+    edge = ranges.clamp(0, prefix.shape[-1])[:, None].expand(*prefix.shape[:-1], -1, 2)
+    flat = prefix.gather(-1, (edge - 1).clamp_min(0).flatten(-2)).view(edge.shape)
+    sums = torch.where(edge > 0, flat, 0.0)
+    return sums[..., 1] - sums[..., 0]
 
 
 def _offset_mass(weights: Tensor, rows: _Rows, offsets: Sequence[Sequence[int]]) -> Tensor:
@@ -243,16 +268,19 @@ def _keep(
 ) -> tuple[Tensor, Tensor]:
     """Mass on sink + recent window [B, H, R] and the renormalised output [B, H, R, D]."""
     sink, window = pair
-    key = torch.arange(weights.shape[-1], device=weights.device)
-    dropped = (key >= (rows.start[:, None] + sink)[..., None]) & (key < (rows.hi - window)[..., None])
-    kept = weights.masked_fill(dropped[:, None], 0.0)
-    mass = kept.sum(-1)
-    return mass, _mix(kept, v) / (mass + sink_mass).clamp_min(1e-30)[..., None]
-
-
-def _fill(values: Tensor, value: float, width: int) -> Tensor:
-    """Pad the last axis to `width` where there were fewer keys than asked for."""
-    return torch.nn.functional.pad(values, (0, width - values.shape[-1]), value=value)
+    # Only the sink and the stretch that any row's window touches have to be read again.
+    middle = max(0, int((rows.start + sink).max()))
+    begin = max(middle, int((rows.hi - window).min()))
+    head, tail = weights[..., :middle], weights[..., begin:]
+    key = torch.arange(begin, weights.shape[-1], device=weights.device)
+    tail = tail * (key >= (rows.hi - window)[..., None])[:, None]
+    if len(rows.start) > 1:  # sequences whose sinks end earlier than the last one's
+        key = torch.arange(middle, device=weights.device)
+        within = (key < (rows.start[:, None] + sink)[..., None]) | (key >= (rows.hi - window)[..., None])
+        head = head * within[:, None]
+    mass = head.sum(-1) + tail.sum(-1)
+    mixed = _mix(head, v[:, :, :middle]) + _mix(tail, v[:, :, begin:])
+    return mass, mixed / (mass + sink_mass).clamp_min(1e-30)[..., None]
 
 
 def _join(chunks: Sequence[dict[str, Tensor]], back: Tensor, received: Tensor) -> RowStatistics:

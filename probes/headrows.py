@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,18 +61,24 @@ class HeadRows:
     _exact: list[dict[str, Tensor]] = field(default_factory=list)
     _head: list[dict[str, Tensor]] = field(default_factory=list)
 
+    @cached_property
+    def _directions(self) -> Tensor:
+        """The unembedding of every token of the prompt. [n, hidden]"""
+        return self.model.unembedding(torch.tensor(self.prompt.ids))
+
     def see(self, call: AttentionCall) -> None:
         if len(self.prompt) != call.q.shape[2] or call.q.shape[0] != 1:
             raise Refused("A prompt is observed alone and in one prefill.")
         weight = self.model.output_weight(call.layer).float()
-        sampled = self._measure(call, self.sample, 1)
+        copies = "echo" in self.prompt.offsets
+        sampled = self._measure(call, self.sample, 1 if copies else 0)
         exact = self._measure(call, self.exact, self.watch.top)
         value_norm = _value_norms(call, weight, self.sample)
         typical = value_norm.median(-1).values.clamp_min(1e-12)
         a = self._per_row(sampled, weight, self.sample, typical)
         b = self._per_row(exact, weight, self.exact, typical)
         b |= {"top_key": exact.top_key[0], "top_masses": exact.top_mass[0]}
-        if "echo" in self.prompt.offsets:
+        if copies:
             a["copying"] = self._copying(sampled, weight)
         head = self._receivers(sampled)
         head["value_norm_first"] = _value_norms(call, weight, torch.zeros(1, dtype=torch.long))[:, 0]
@@ -83,7 +90,7 @@ class HeadRows:
             getattr(self, name).append({k: v.cpu() for k, v in store.items()})
 
     def _measure(self, call: AttentionCall, rows: Tensor, top: int, plain: bool = False) -> RowStatistics:
-        watch = self.watch.model_copy(update={"top": top})
+        watch = self.watch.model_copy(update={"top": top})  # 0: the mass alone
         if plain:
             watch = Watch(first=(1,), recent=(), keep=(), top=1, chunk_elements=watch.chunk_elements)
         observer = RowObserver(
@@ -131,8 +138,7 @@ class HeadRows:
     def _copying(self, s: RowStatistics, weight: Tensor) -> Tensor:
         """Cosine between what a head adds and the unembedding of the token it looks at. [H, R]"""
         added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
-        ids = torch.tensor(self.prompt.ids, device=added.device)
-        direction = self.model.unembedding(ids)[s.top_key[0, ..., 0]]
+        direction = self._directions.to(added.device)[s.top_key[0, ..., 0]]
         return torch.cosine_similarity(added, direction, dim=-1)
 
     def _receivers(self, s: RowStatistics) -> dict[str, Tensor]:

@@ -22,7 +22,6 @@ from headscope.probes.seam import attach
 
 PREFIX = 64  # rows of Sink_k^eps (Gu et al. 2024): the first 64 positions of natural text
 _SHOWN = 16  # rows kept token by token where a prompt has no answer
-_EXTREME = 8
 
 
 class Recipe(BaseModel):
@@ -99,7 +98,7 @@ def observe(model: Model, prompt: Prompt, recipe: Recipe | None = None) -> Obser
     mean, var = _average(found.sampled, n)
     return Observation(
         prompt, found.exact, exact, mean, var,
-        found.head, _extremes(residual), predicted, logprob,
+        found.head, residual.arrays(), predicted, logprob,
     )  # fmt: skip
 
 
@@ -152,21 +151,6 @@ def _average(
         mean[name] = centre.astype(np.float32)
         var[name] = (variance / np.maximum(count, 1) * unseen).astype(np.float32)
     return mean, var
-
-
-def _extremes(residual: ResidualMeter) -> dict[str, NDArray[Any]]:
-    """The tokens with the largest residual norm in each layer, and the outlier measures."""
-    norm = torch.stack(residual.norm)
-    top, at = norm.topk(min(_EXTREME, norm.shape[1]), -1)
-    return {
-        "peak_token": at.numpy(),
-        "peak_norm": top.numpy(),
-        "peak_dim": torch.stack(residual.peak_dim).gather(-1, at).numpy(),
-        "peak_value": torch.stack(residual.peak).gather(-1, at).numpy(),
-        "median_norm": norm.median(-1).values.numpy(),
-        "inf_norm": np.array(residual.inf_norm, np.float32),
-        "kurtosis": np.array(residual.kurtosis, np.float32),
-    }
 
 
 __all__ = ["PREFIX", "HeadscopeError", "Observation", "Recipe", "observe", "sample_rows"]

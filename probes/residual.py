@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -23,37 +24,54 @@ class ResidualMeter:
     """Per layer input, one entry a layer, for a single sequence of n tokens.
 
     Attributes:
-        norm: Euclidean norm of every token. [n]
-        peak_dim: the dimension of the largest absolute entry of every token. [n]
-        peak: that entry, with its sign. [n]
+        moments: whether to compute the kurtosis.
+        extremes: how many of the largest tokens of a layer to keep.
+        peak_token: the tokens with the largest Euclidean norm, largest first. [extremes]
+        peak_norm: their norms. [extremes]
+        peak_dim: the dimension of the largest absolute entry of each. [extremes]
+        peak_value: that entry, with its sign. [extremes]
+        median_norm: median token norm.
         inf_norm: largest absolute entry of the whole sequence (Bondarenko et al. 2023).
         kurtosis: fourth moment over squared variance of all n x d entries, 3 for a Gaussian
             (same source); NaN where `moments` is off.
     """
 
     moments: bool = True
-    norm: list[Tensor] = field(default_factory=list)
+    extremes: int = 8
+    peak_token: list[Tensor] = field(default_factory=list)
+    peak_norm: list[Tensor] = field(default_factory=list)
     peak_dim: list[Tensor] = field(default_factory=list)
-    peak: list[Tensor] = field(default_factory=list)
-    inf_norm: list[float] = field(default_factory=list)
-    kurtosis: list[float] = field(default_factory=list)
+    peak_value: list[Tensor] = field(default_factory=list)
+    median_norm: list[Tensor] = field(default_factory=list)
+    inf_norm: list[Tensor] = field(default_factory=list)
+    kurtosis: list[Tensor] = field(default_factory=list)
 
     def see(self, hidden: Tensor) -> None:
         """Take in the residual stream before one layer. [1, n, d]"""
         x = hidden.detach()[0].float()
-        largest, at = x.abs().max(-1)
-        self.norm.append(x.norm(dim=-1).cpu())
-        self.peak_dim.append(at.cpu())
-        self.peak.append(x.gather(-1, at[:, None])[:, 0].cpu())
-        self.inf_norm.append(float(largest.max()))
-        self.kurtosis.append(_kurtosis(x) if self.moments else float("nan"))
+        norm = x.norm(dim=-1)
+        top, token = norm.topk(min(self.extremes, len(norm)))
+        dim = x[token].abs().argmax(-1)
+        low, high = x.aminmax()
+        self.peak_token.append(token.cpu())
+        self.peak_norm.append(top.cpu())
+        self.peak_dim.append(dim.cpu())
+        self.peak_value.append(x[token, dim].cpu())
+        self.median_norm.append(norm.median().cpu())
+        self.inf_norm.append(torch.maximum(-low, high).cpu())
+        self.kurtosis.append(_kurtosis(x) if self.moments else torch.tensor(torch.nan))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything seen, one entry per layer. [L] or [L, extremes]"""
+        names = [f.name for f in fields(self) if f.name not in ("moments", "extremes")]
+        return {name: torch.stack(getattr(self, name)).numpy() for name in names}
 
 
-def _kurtosis(x: Tensor) -> float:
-    centred = x - x.mean()
+def _kurtosis(x: Tensor) -> Tensor:
+    centred = (x - x.mean()).reshape(-1)
     square = centred * centred
     variance = square.sum() / max(1, x.numel() - 1)
-    return float((square * square).mean() / (variance * variance + 1e-6))
+    return (square.dot(square) / x.numel() / (variance * variance + 1e-6)).cpu()
 
 
 @contextmanager

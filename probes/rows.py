@@ -34,7 +34,7 @@ class Watch(BaseModel):
     first: tuple[int, ...] = (1, 4, 64)
     recent: tuple[int, ...] = (64, 256, 1024)
     keep: tuple[tuple[int, int], ...] = ((64, 256),)
-    top: int = Field(default=8, ge=1)
+    top: int = Field(default=8, ge=0)
     chunk_elements: int | None = Field(default=None, ge=1)
 
 
