@@ -171,7 +171,9 @@ def _chunk(
         output = _mix(weights, v)
         mean_score = (weights * scores).sum(-1)
     masses = _range_mass(weights.cumsum(-1), _ranges(rows, ask))
-    in_first, in_recent, in_span = masses.split([len(ask.first), len(ask.recent), ask.spans.shape[1]], -1)
+    in_first, in_recent, in_span = masses.split(
+        [len(ask.first), len(ask.recent), ask.spans.shape[1]], -1
+    )
     kept = [_keep(weights, sink_mass, v, rows, pair) for pair in ask.keep]
     return {
         "lse": lse,
@@ -197,7 +199,9 @@ def _scores(query: Tensor, k: Tensor, rows: _Rows, softcap: float | None) -> Ten
         scores = softcap * torch.tanh(scores / softcap)
     keys = k.shape[2]
     begin, end = int(rows.lo.max()), int(rows.hi.min())
-    for edge in (slice(0, begin), slice(max(begin, end), keys)) if begin <= end else (slice(0, keys),):
+    for edge in (
+        (slice(0, begin), slice(max(begin, end), keys)) if begin <= end else (slice(0, keys),)
+    ):
         key = torch.arange(keys, device=query.device)[edge]
         if len(key):
             hidden = (key < rows.lo[..., None]) | (key >= rows.hi[..., None])
@@ -230,7 +234,7 @@ def _heaviest(weights: Tensor, top: int) -> tuple[Tensor, Tensor]:
 def _mix(weights: Tensor, v: Tensor) -> Tensor:
     """Weighted sum over the keys, query heads grouped over their key head. [B, H, R, D]"""
     batch, heads, count, keys = weights.shape
-    return (weights.reshape(batch, v.shape[1], -1, keys) @ v).view(batch, heads, count, -1)
+    return (weights.reshape(batch, v.shape[1], heads // v.shape[1] * count, keys) @ v).view(batch, heads, count, -1)
 
 
 def _ranges(rows: _Rows, ask: _Ask) -> Tensor:
@@ -269,14 +273,16 @@ def _keep(
     """Mass on sink + recent window [B, H, R] and the renormalised output [B, H, R, D]."""
     sink, window = pair
     # Only the sink and the stretch that any row's window touches have to be read again.
-    middle = max(0, int((rows.start + sink).max()))
-    begin = max(middle, int((rows.hi - window).min()))
+    middle = min(max(0, int((rows.start + sink).max())), weights.shape[-1])
+    begin = min(max(middle, int((rows.hi - window).min())), weights.shape[-1])
     head, tail = weights[..., :middle], weights[..., begin:]
     key = torch.arange(begin, weights.shape[-1], device=weights.device)
     tail = tail * (key >= (rows.hi - window)[..., None])[:, None]
     if len(rows.start) > 1:  # sequences whose sinks end earlier than the last one's
         key = torch.arange(middle, device=weights.device)
-        within = (key < (rows.start[:, None] + sink)[..., None]) | (key >= (rows.hi - window)[..., None])
+        within = (key < (rows.start[:, None] + sink)[..., None]) | (
+            key >= (rows.hi - window)[..., None]
+        )
         head = head * within[:, None]
     mass = head.sum(-1) + tail.sum(-1)
     mixed = _mix(head, v[:, :, :middle]) + _mix(tail, v[:, :, begin:])

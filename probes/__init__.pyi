@@ -22,3 +22,5 @@ from .observe import Recipe as Recipe
 from .observe import observe as observe
 from .rows import RowObserver as RowObserver
 from .rows import Watch as Watch
+from .estimate import Estimate as Estimate
+from .estimate import over_prompts as over_prompts

@@ -61,6 +61,11 @@ class HeadRows:
     _exact: list[dict[str, Tensor]] = field(default_factory=list)
     _head: list[dict[str, Tensor]] = field(default_factory=list)
 
+    @property
+    def _offsets(self) -> dict[str, tuple[int, ...]]:
+        """The prompt's named offsets, and the one that always makes sense."""
+        return {"previous": (1,)} | dict(self.prompt.offsets)
+
     @cached_property
     def _directions(self) -> Tensor:
         """The unembedding of every token of the prompt. [n, hidden]"""
@@ -96,7 +101,7 @@ class HeadRows:
         observer = RowObserver(
             rows[None], watch,
             spans={n: torch.tensor([s]) for n, s in self.prompt.spans.items()} if not plain else {},
-            offsets=dict(self.prompt.offsets) if not plain else {},
+            offsets=self._offsets if not plain else {},
         )  # fmt: skip
         ((_, _, statistics),) = observer.measure(call)
         return statistics
@@ -114,7 +119,7 @@ class HeadRows:
             out[f"recent_{w}"] = s.recent[0, ..., i]
         for i, name in enumerate(self.prompt.spans):
             out[f"span_{name}"] = s.span[0, ..., i]
-        for i, name in enumerate(self.prompt.offsets):
+        for i, name in enumerate(self._offsets):
             out[f"offset_{name}"] = s.offset[0, ..., i]
         added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
         whole = added.sum(0).norm(dim=-1).clamp_min(1e-12)

@@ -1,0 +1,23 @@
+"""Tiny models of every architecture, randomly initialised, and the real default model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from headscope.probes import Model, load
+from zoo import ARCHITECTURES, tiny
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def any_model(request: pytest.FixtureRequest) -> Model:
+    """A tiny model of each architecture in turn."""
+    return load(tiny(request.param))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Model:
+    """The default model with its real weights. Session-wide: tests must leave it as it was."""
+    return load("smollm2")
