@@ -1,2 +1,11 @@
+from .decode import cached_decode as cached_decode
+from .decode import mixed_decode as mixed_decode
+from .merge import merge as merge
+from .plan import HeadPlan as HeadPlan
+from .plan import plan_heads as plan_heads
+from .prefill import mixed_prefill as mixed_prefill
+from .ring import ring_position as ring_position
+from .ring import ring_slot as ring_slot
+from .rows import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 from .rows import RowStatistics as RowStatistics
 from .rows import row_statistics as row_statistics

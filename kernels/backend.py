@@ -23,10 +23,20 @@ def use_triton(x: Tensor) -> bool:
 @cache
 def side_stream(device: torch.device, index: int) -> torch.cuda.Stream:
     """A stream of its own for the long dense launches; its blocks are scheduled first."""
-    return torch.cuda.Stream(device, priority=-1)
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
 
 @cache
 def processors(device: torch.device) -> int:
     """Streaming multiprocessors of the GPU; a typical number where there is none (interpreter)."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+    return (
+        torch.cuda.get_device_properties(device).multi_processor_count
+        if device.type == "cuda"
+        else 8
+    )
+
+
+@cache
+def overlap(device: torch.device) -> bool:
+    """Whether a kernel may be launched before the one it depends on has ended (Hopper's PDL)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headscope.kernels.backend import use_triton
-from headscope.kernels.plan import HeadPlan, Ints, check_shapes, ints, plan_heads
+from headscope.kernels.plan import HeadPlan, Ints, check_shapes, plan_heads
 from headscope.kernels.prefill import check_starts, mixed_prefill
 from headscope.kernels.reference import softmax_sum, visible
 from headscope.kernels.ring import ring_position
@@ -88,7 +88,9 @@ def cached_decode(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     starts = _starts(key_start, q, length)
     if not use_triton(q):
-        out, lse = attend_stores(q, dense, stream, plan, length, starts=starts, scale=scale, softcap=softcap)
+        out, lse = attend_stores(
+            q, dense, stream, plan, length, starts=starts, scale=scale, softcap=softcap
+        )
         return out, lse if return_lse else None
     from headscope.kernels.decode_triton import split_decode
 
@@ -109,7 +111,9 @@ def attend_stores(
 ) -> tuple[Tensor, Tensor]:
     """Plain torch reference of `split_decode`: one KV group at a time, keys by their positions."""
     size = q.shape[1] // len(plan.group_window)
-    start = q.new_zeros(q.shape[0], dtype=torch.long) if starts is None else starts.to(q.device).long()
+    start = (
+        q.new_zeros(q.shape[0], dtype=torch.long) if starts is None else starts.to(q.device).long()
+    )
     position = torch.arange(length - q.shape[2], length, device=q.device) - start[:, None]
     origin = torch.zeros_like(start)  # positions here count from each sequence's first real key
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -124,8 +128,8 @@ def attend_stores(
                 keys = ring_position(length - start, plan.group_sink[g], k.shape[2])
             for h in range(g * size, (g + 1) * size):
                 seen = visible(position, keys, origin, plan.sink[h], plan.window[h])[:, None]
-                o, l = softmax_sum(q[:, h, None].to(wide), k, v, seen, scale, softcap)
-                out[:, h], lse[:, h] = o[:, 0].to(q.dtype), l[:, 0]
+                mixed, level = softmax_sum(q[:, h, None].to(wide), k, v, seen, scale, softcap)
+                out[:, h], lse[:, h] = mixed[:, 0].to(q.dtype), level[:, 0]
     return out, lse
 
 

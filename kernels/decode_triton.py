@@ -2,9 +2,10 @@
 
 Grid: splits x KV groups x sequences. The query heads of a group and their few new queries are the
 rows of one small matrix product, so every key is read once. A group counts the keys it can see
-(all of them, or sink + window, or its ring); splits beyond that leave at once, a group that fits in
-one split writes its result directly, the others leave partials that a second kernel merges.
-Positions count from each sequence's first real key.
+(all of them, or sink + window, or its ring). A short group is done by its first split, which writes
+the result; in a long one split s takes the tiles s, s + splits, ..., so that all programs together
+sweep memory in order, and a second kernel merges their partials. Positions count from each
+sequence's first real key.
 """
 
 # Triton's language has no static types: a kernel's arguments are pointers and scalars.
@@ -17,9 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels.backend import processors
-from headscope.kernels.plan import HeadPlan, device_ints
+from headscope.kernels.backend import overlap, processors
+from headscope.kernels.plan import HeadPlan
 from headscope.kernels.prefill_triton import LOG2E
+
+ALONE = 4  # tiles up to which one program does a whole group
 
 
 @triton.jit
@@ -37,13 +40,14 @@ def _keys_of_group(group_sinks, group_windows, g, seen, queries, capacity, RING:
 
 @triton.jit
 def _split_decode(
-    q, dense_k, dense_v, stream_k, stream_v, out, lse, part, part_lse,
+    q, dense_k, dense_v, stream_k, stream_v, out, lse, part,
     slots, group_sinks, group_windows, sinks, windows, starts,
     q_b, q_h, q_n, dk_b, dk_h, dk_n, dv_b, dv_h, dv_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n,
     o_b, o_h, o_n,
-    length, queries, capacity, heads, group, row_tiles, split_len, splits, scale, cap,
-    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    length, queries, capacity, heads, group, row_tiles, splits, scale, cap,
+    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, ALONE: tl.constexpr,
     RING: tl.constexpr, CAP: tl.constexpr, START: tl.constexpr, PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     split, g = tl.program_id(0), tl.program_id(1) // row_tiles
     batch = tl.program_id(2).to(tl.int64)
@@ -54,10 +58,13 @@ def _split_decode(
     sink, skipped, count, ring = _keys_of_group(
         group_sinks, group_windows, g, seen, queries, capacity, RING
     )
-    begin = split * split_len
-    if (begin >= count) & (split > 0):
+    if OVERLAP:  # let the merge kernel take its place; it waits for this one's results
+        tl.extra.cuda.gdc_launch_dependents()
+    tiles = tl.cdiv(count, BN)
+    alone = (tiles <= ALONE) | (splits == 1)
+    if (split > 0) & (alone | (split >= tiles)):
         return
-    end = tl.minimum(begin + split_len, count)
+    stride = tl.where(alone, 1, splits)
 
     slot = tl.load(slots + g).to(tl.int64)
     if tl.load(group_windows + g) == 1 << 30:
@@ -82,15 +89,15 @@ def _split_decode(
     acc = tl.zeros((BM, DP), tl.float32)
     peak = tl.full((BM,), -1e38, tl.float32)  # finite, so that a row without keys makes no NaN
     total = tl.zeros((BM,), tl.float32)
-    for first in range(begin, end, BN):
-        index = first + tl.arange(0, BN)
+    for turn in range(tl.cdiv(tiles - split, stride)):
+        index = (split + turn * stride) * BN + tl.arange(0, BN)
         key = tl.where(index < sink, index, index + skipped)
         place = key + start
         if RING:
             lap = seen - 1 - (seen - 1 - index) % tl.maximum(capacity - sink, 1)
             key = tl.where(ring, tl.where(index < sink, index, lap), key)
             place = tl.where(ring, index, place)
-        real = (index < end)[:, None] & real_dim[None, :]
+        real = (index < count)[:, None] & real_dim[None, :]
         place = place.to(tl.int64)[:, None]
         y = tl.load(k + place * k_n + dim[None, :], mask=real, other=0.0)
         scores = tl.dot(x, tl.trans(y), input_precision=PRECISION) * scale
@@ -99,7 +106,7 @@ def _split_decode(
             scores *= 1.4426950408889634
         back = position[:, None] - key[None, :]
         kept = (key[None, :] < row_sink[:, None]) | (back < reach[:, None])
-        scores = tl.where((back >= 0) & kept & (index < end)[None, :], scores, float("-inf"))
+        scores = tl.where((back >= 0) & kept & (index < count)[None, :], scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, 1))
         weights = tl.exp2(scores - higher[:, None])
         shrink = tl.exp2(peak - higher)
@@ -112,21 +119,22 @@ def _split_decode(
     acc /= tl.where(any_key, total, 1.0)[:, None]
     bits = tl.where(any_key, peak + tl.log2(tl.where(any_key, total, 1.0)), float("-inf"))
     query = (batch * heads + head) * queries + i  # row of lse and of the partials
-    if count <= split_len:
+    if alone:
         target = batch * o_b + head.to(tl.int64) * o_h + i * o_n
         tl.store(out + target[:, None] + dim[None, :], acc.to(out.dtype.element_ty), mask=cell)
         tl.store(lse + query, bits * 0.6931471805599453, mask=real_row)
     else:
         query = query * splits + split
-        tl.store(part + query[:, None] * D + dim[None, :], acc, mask=cell)
-        tl.store(part_lse + query, bits, mask=real_row)
+        tl.store(part + query[:, None] * (D + 1) + dim[None, :], acc, mask=cell)
+        tl.store(part + query * (D + 1) + D, bits, mask=real_row)
 
 
 @triton.jit
 def _merge_splits(
-    out, lse, part, part_lse, group_sinks, group_windows, starts,
-    o_b, o_h, o_n, length, queries, capacity, heads, group, split_len, splits,
-    D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr, RING: tl.constexpr, START: tl.constexpr,
+    out, lse, part, group_sinks, group_windows, starts,
+    o_b, o_h, o_n, length, queries, capacity, heads, group, splits,
+    D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, ALONE: tl.constexpr,
+    RING: tl.constexpr, START: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     head, i = tl.program_id(0) // queries, tl.program_id(0) % queries
     batch = tl.program_id(1).to(tl.int64)
@@ -136,15 +144,19 @@ def _merge_splits(
     _, _, count, _ = _keys_of_group(
         group_sinks, group_windows, head // group, seen, queries, capacity, RING
     )
-    if count <= split_len:
+    tiles = tl.cdiv(count, BN)
+    if OVERLAP:  # every program waits, so that this kernel never ends before the first
+        tl.extra.cuda.gdc_wait()
+    if tiles <= ALONE:
         return
     query = (batch * heads + head) * queries + i
     split, dim = tl.arange(0, BS), tl.program_id(2) * BD + tl.arange(0, BD)
-    used = split * split_len < count
+    used = split < tl.minimum(tiles, splits)
     cell = used[:, None] & (dim < D)[None, :]
     # Both loads are issued before the first reduction waits for either.
-    bits = tl.load(part_lse + query * splits + split, mask=used, other=float("-inf"))
-    x = tl.load(part + (query * splits + split)[:, None] * D + dim[None, :], mask=cell, other=0.0)
+    row = part + (query * splits + split) * (D + 1)
+    bits = tl.load(row + D, mask=used, other=float("-inf"))
+    x = tl.load(row[:, None] + dim[None, :], mask=cell, other=0.0)
     peak = tl.max(bits, 0)
     peak = tl.where(peak == float("-inf"), 0.0, peak)
     weights = tl.exp2(bits - peak)
@@ -158,20 +170,16 @@ def _merge_splits(
 
 
 def blocks(dim: int, itemsize: int) -> dict[str, int]:
-    """Tile size, warps and programs per multiprocessor, measured on an H100."""
+    """Tile size, warps and programs per multiprocessor: the fastest of those tried on an H100."""
     if itemsize > 2 or dim > 128:
         return {"BN": 32, "num_warps": 4, "num_stages": 2, "waves": 2}
-    return {"BN": 64, "num_warps": 4, "num_stages": 3, "waves": 2}
+    return {"BN": 128, "num_warps": 8, "num_stages": 3, "waves": 128 // max(dim, 64)}
 
 
-def cut(keys: int, lanes: int, block: int, programs: int) -> tuple[int, int]:
-    """(split length, number of splits): as many splits as keep `lanes * splits <= programs`.
-
-    Splits are not rounded to blocks: equal shares keep every multiprocessor busy to the end.
-    """
-    splits = max(1, min(programs // lanes, triton.cdiv(keys, 2 * block), 256))
-    length = triton.cdiv(triton.cdiv(keys, splits), 8) * 8
-    return length, triton.cdiv(keys, length)
+def count_splits(tiles: int, lanes: int, programs: int) -> int:
+    """As many splits of `tiles` as keep `lanes * splits <= programs`, all with equal shares."""
+    turns = triton.cdiv(tiles, max(1, programs // lanes))
+    return int(triton.cdiv(tiles, turns))
 
 
 def split_decode(
@@ -193,44 +201,47 @@ def split_decode(
     """
     batch, heads, queries, dim = q.shape
     groups, ring = len(plan.group_window), stream is not None
-    dense_groups = plan.dense_groups
-    slot = {g: i for part in (dense_groups, plan.streaming_groups) for i, g in enumerate(part)}
-    slots = tuple(slot[g] if ring else g for g in range(groups))
+    q = _rows(q)
     stores = [_rows(x) for store in (dense or stream, stream or dense) for x in store or ()]
-    capacity = stores[2].shape[2] if ring else 0
     size, padded = heads // groups, max(16, triton.next_power_of_2(dim))
     rows = min(64, max(16, triton.next_power_of_2(size * queries)))
     row_tiles = triton.cdiv(size * queries, rows)
     tuning = dict(tuning or blocks(padded, q.element_size()))
     programs = tuning.pop("waves") * processors(q.device)
-    window = max(plan.group_window) + max(plan.group_sink) + queries
-    lanes = batch * row_tiles * (len(dense_groups) or groups)
-    split_len, splits = cut(length if dense_groups else min(length, window), lanes, tuning["BN"], programs)
+    longest = length if plan.dense_groups else min(length, plan.reach + queries - 1)
+    tiles = triton.cdiv(longest, tuning["BN"])
+    lanes = batch * row_tiles * (len(plan.dense_groups) or groups)
+    splits = 1 if tiles <= ALONE else count_splits(tiles, lanes, programs)
 
-    out = q.new_empty(q.shape)
-    wide = {"dtype": torch.float32}
-    lse = q.new_empty(q.shape[:3], **wide)
-    part = q.new_empty((batch, heads, queries, splits, dim), **wide)
-    part_lse = q.new_empty((batch, heads, queries, splits), **wide)
-    policy = [device_ints(x, q.device) for x in (plan.group_sink, plan.group_window)]
-    origin = policy[0] if starts is None else starts
-    q = _rows(q)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    partials = (batch, heads, queries, splits, dim + 1) if splits > 1 else (1,)
+    part = torch.empty(partials, dtype=torch.float32, device=q.device)
+    table = plan.on(q.device)
+    policy = (table.group_sink, table.group_window)
+    origin = table.group_sink if starts is None else starts
+    flags = {
+        "ALONE": ALONE,
+        "RING": ring,
+        "START": starts is not None,
+        "OVERLAP": overlap(q.device),
+    }
+    sizes = (length, queries, stores[2].shape[2], heads, size)
     _split_decode[(splits, groups * row_tiles, batch)](
-        q, *stores, out, lse, part, part_lse, device_ints(slots, q.device), *policy,
-        device_ints(plan.sink, q.device), device_ints(plan.window, q.device), origin,
+        q, *stores, out, lse, part, table.slot if ring else table.group, *policy,
+        table.sink, table.window, origin,
         *q.stride()[:3], *(s for x in stores for s in x.stride()[:3]), *out.stride()[:3],
-        length, queries, capacity, heads, size, row_tiles, split_len, splits,
-        scale if softcap else scale * LOG2E, softcap or 0.0,
-        D=dim, DP=padded, BM=rows, RING=ring, CAP=softcap is not None, START=starts is not None,
-        PRECISION="ieee" if q.element_size() > 2 else "tf32", **tuning,
+        *sizes, row_tiles, splits, scale if softcap else scale * LOG2E, softcap or 0.0,
+        D=dim, DP=padded, BM=rows, CAP=softcap is not None,
+        PRECISION="ieee" if q.element_size() > 2 else "tf32", **flags, **tuning,
     )  # fmt: skip
     if splits > 1:
         width = min(padded, 32)
+        early = {"launch_pdl": True} if flags["OVERLAP"] else {}
         _merge_splits[(heads * queries, batch, padded // width)](
-            out, lse, part, part_lse, *policy, origin, *out.stride()[:3],
-            length, queries, capacity, heads, size, split_len, splits,
-            D=dim, BD=width, BS=triton.next_power_of_2(splits), RING=ring,
-            START=starts is not None, num_warps=4,
+            out, lse, part, *policy, origin, *out.stride()[:3], *sizes, splits,
+            D=dim, BD=width, BS=triton.next_power_of_2(splits), BN=tuning["BN"],
+            num_warps=4, **flags, **early,
         )  # fmt: skip
     return out, lse if return_lse else None
 

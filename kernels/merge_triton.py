@@ -37,10 +37,22 @@ def _merge_pair(
     wa, wb = wa * share, wb * share
 
     at = row[:, None]
-    xa = tl.load(a + batch * a_b + head * a_h + at * a_n + dim[None, :], mask=cell & (wa > 0)[:, None], other=0.0)
-    xb = tl.load(b + batch * b_b + head * b_h + at * b_n + dim[None, :], mask=cell & (wb > 0)[:, None], other=0.0)
+    xa = tl.load(
+        a + batch * a_b + head * a_h + at * a_n + dim[None, :],
+        mask=cell & (wa > 0)[:, None],
+        other=0.0,
+    )
+    xb = tl.load(
+        b + batch * b_b + head * b_h + at * b_n + dim[None, :],
+        mask=cell & (wb > 0)[:, None],
+        other=0.0,
+    )
     mixed = xa.to(tl.float32) * wa[:, None] + xb.to(tl.float32) * wb[:, None]
-    tl.store(out + batch * out_b + head * out_h + at * out_n + dim[None, :], mixed.to(out.dtype.element_ty), mask=cell)
+    tl.store(
+        out + batch * out_b + head * out_h + at * out_n + dim[None, :],
+        mixed.to(out.dtype.element_ty),
+        mask=cell,
+    )
     if LSE:
         joined = tl.where(total > 0, top + tl.log(total), float("-inf"))
         tl.store(lse + batch * lse_b + head * lse_h + row * lse_n, joined, mask=real)
@@ -48,8 +60,8 @@ def _merge_pair(
 
 def merge_pair(
     out: Tensor, lse: Tensor | None, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]
-) -> None:
-    """Launch over parts [B, H, N, D] whose last dimension is contiguous."""
+) -> tuple[Tensor, Tensor | None]:
+    """Write the merge of two parts [B, H, N, D], last dimension contiguous, to `out` and `lse`."""
     batch, heads, rows, dim = out.shape
     (xa, la), (xb, lb) = a, b
     total = la if lse is None else lse
@@ -60,3 +72,4 @@ def merge_pair(
         *la.stride(), *lb.stride(), heads, rows,
         D=dim, DP=triton.next_power_of_2(dim), BLOCK=ROWS, LSE=lse is not None, num_warps=4,
     )  # fmt: skip
+    return out, lse

@@ -9,10 +9,10 @@ arithmetic progressions as possible: slices, never copies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from itertools import combinations
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,12 +31,26 @@ class DenseRun:
     offsets: range
 
 
-@dataclass(frozen=True)
+class DeviceTables(NamedTuple):
+    """The plan as int32 tensors for a kernel: per query head, then per KV head."""
+
+    every: Tensor  # 0 ... Hq - 1
+    streaming: Tensor
+    sink: Tensor
+    window: Tensor
+    group: Tensor  # 0 ... Hkv - 1
+    group_sink: Tensor
+    group_window: Tensor
+    slot: Tensor  # place of the KV head among the dense, or among the streaming ones
+
+
+@dataclass(frozen=True, eq=False)
 class HeadPlan:
     """Launches of one layer. `sink` and `window` are per query head, dense windows EVERYTHING.
 
     `group_sink` and `group_window` are what a KV group must hold so that each of its query heads
-    finds its keys; they are what a decode step reads.
+    finds its keys; they are what a decode step reads. Plans are shared: equal policies give the
+    same object.
     """
 
     dense: tuple[DenseRun, ...]
@@ -45,16 +59,36 @@ class HeadPlan:
     window: tuple[int, ...]
     group_sink: tuple[int, ...]
     group_window: tuple[int, ...]
+    _tables: dict[torch.device, DeviceTables] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def dense_groups(self) -> tuple[int, ...]:
         """KV heads with at least one dense query head, ascending."""
         return tuple(g for g, window in enumerate(self.group_window) if window == EVERYTHING)
 
-    @property
+    @cached_property
     def streaming_groups(self) -> tuple[int, ...]:
         """KV heads whose every query head streams, ascending: their old keys can be dropped."""
         return tuple(g for g, window in enumerate(self.group_window) if window != EVERYTHING)
+
+    @cached_property
+    def reach(self) -> int:
+        """No streaming head, or group of them, sees more keys than this."""
+        if not self.streaming:
+            return 0
+        return max(self.sink) + max(self.window[h] for h in self.streaming)
+
+    def on(self, device: torch.device) -> DeviceTables:
+        """The plan's tables on a device, copied there once."""
+        if device not in self._tables:
+            groups = range(len(self.group_sink))
+            kinds = self.dense_groups, self.streaming_groups
+            slot = [next(kind.index(g) for kind in kinds if g in kind) for g in groups]
+            heads = range(len(self.sink)), self.streaming, self.sink, self.window
+            rows = *heads, groups, self.group_sink, self.group_window, slot
+            tensors = (torch.tensor(list(row), dtype=torch.int32, device=device) for row in rows)
+            self._tables[device] = DeviceTables(*tensors)
+        return self._tables[device]
 
 
 def ints(values: Ints) -> tuple[int, ...]:
@@ -68,20 +102,30 @@ def plan_heads(sink: Ints, window: Ints, kv_heads: int, keys: int | None = None)
     Raises:
         ValueError: lengths differ, do not divide into groups, or a sink or window is out of range.
     """
-    sinks, windows = ints(sink), ints(window)
-    if len(sinks) != len(windows):
-        raise ValueError(f"{len(sinks)} sinks but {len(windows)} windows; give one per query head.")
-    if not sinks or kv_heads < 1 or len(sinks) % kv_heads:
-        raise ValueError(f"{len(sinks)} query heads cannot share {kv_heads} KV heads evenly.")
-    if min(sinks) < 0:
-        raise ValueError(f"A sink size is negative ({min(sinks)}); the smallest is 0.")
-    if 0 in windows:
-        raise ValueError("A window of 0 sees nothing recent; use at least 1, or -1 for dense.")
-    reach = EVERYTHING if keys is None else keys
-    dense = tuple(w < 0 or s + w >= reach for s, w in zip(sinks, windows, strict=True))
+    plan = _checked_plan(ints(sink), ints(window), kv_heads)
+    if keys is None or keys > plan.reach:
+        return plan
+    short = tuple(s + w >= keys for s, w in zip(plan.sink, plan.window, strict=True))
     return _plan(
-        tuple(0 if d else s for s, d in zip(sinks, dense, strict=True)),
-        tuple(EVERYTHING if d else w for w, d in zip(windows, dense, strict=True)),
+        tuple(0 if d else s for s, d in zip(plan.sink, short, strict=True)),
+        tuple(EVERYTHING if d else w for w, d in zip(plan.window, short, strict=True)),
+        kv_heads,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _checked_plan(sink: tuple[int, ...], window: tuple[int, ...], kv_heads: int) -> HeadPlan:
+    if len(sink) != len(window):
+        raise ValueError(f"{len(sink)} sinks but {len(window)} windows; give one per query head.")
+    if not sink or kv_heads < 1 or len(sink) % kv_heads:
+        raise ValueError(f"{len(sink)} query heads cannot share {kv_heads} KV heads evenly.")
+    if min(sink) < 0:
+        raise ValueError(f"A sink size is negative ({min(sink)}); the smallest is 0.")
+    if 0 in window:
+        raise ValueError("A window of 0 sees nothing recent; use at least 1, or -1 for dense.")
+    return _plan(
+        tuple(0 if w < 0 else s for s, w in zip(sink, window, strict=True)),
+        tuple(EVERYTHING if w < 0 else w for w in window),
         kv_heads,
     )
 
@@ -125,12 +169,6 @@ def _longest(values: Sequence[int]) -> range:
         if (len(run), -step) > (len(best), -best.step):
             best = run
     return best
-
-
-@lru_cache(maxsize=1024)
-def device_ints(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """The integers as an int32 tensor on `device`, kept there for the next call."""
-    return torch.tensor(values, dtype=torch.int32, device=device)
 
 
 def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -85,19 +85,18 @@ def _on_gpu(
     lse = q.new_empty(q.shape[:3], dtype=torch.float32) if return_lse else None
     name = backend(q, k, v) if softcap is None and plan.dense else None
     runs = plan.dense if name else ()
-    heads = plan.streaming if name else tuple(range(q.shape[1]))
+    kernel = bool(plan.streaming) or not name
 
     here = torch.cuda.current_stream(q.device)
-    streams = [side_stream(q.device, i) if heads or i else here for i in range(len(runs))]
+    streams = [side_stream(q.device, i) if kernel or i else here for i in range(len(runs))]
     for run, stream in zip(runs, streams, strict=True):
         stream.wait_stream(here)
         with torch.cuda.stream(stream):
             _dense_run(out, lse, str(name), run, q, k, v, scale, starts)
-    if heads:
+    if kernel:
         stream_prefill(
-            q, k, v, heads, plan.sink, plan.window, out=out, lse=lse,
-            scale=scale, starts=starts, softcap=softcap,
-        )  # fmt: skip
+            q, k, v, plan, out, lse, scale=scale, starts=starts, softcap=softcap, every=not runs
+        )
     for stream in streams:
         here.wait_stream(stream)
     return out, lse
@@ -114,30 +113,27 @@ def _dense_run(
     scale: float,
     starts: tuple[int, ...],
 ) -> None:
-    """One dense launch per batch, or per sequence where padding or strided heads forbid that."""
+    """One dense launch for the batch, or one per sequence where padding or strides forbid that."""
+    size, past = q.shape[1] // k.shape[1], k.shape[2] - q.shape[2]
     kv = slice(run.kv.start, run.kv.stop, run.kv.step)
-    offsets = slice(run.offsets.start, run.offsets.stop, run.offsets.step)
-
-    def queries(x: Tensor) -> Tensor:  # [B, Hq, ...] -> [B, KV heads, offsets, ...], a view
-        return x.unflatten(1, (k.shape[1], -1))[:, kv, offsets]
-
-    sources = queries(q), k[:, kv].unsqueeze(2), v[:, kv].unsqueeze(2)
-    targets = queries(out), None if lse is None else queries(lse)
-    whole_groups = run.kv.step == 1 and len(run.offsets) * k.shape[1] == q.shape[1]
-    if whole_groups and not starts:
-        flat = [None if x is None else x.flatten(1, 2) for x in (*targets, *sources)]
-        dense_into(*flat[:2], name, *flat[2:], scale)  # type: ignore[arg-type]
+    if run.kv.step == 1 and len(run.offsets) == size and not starts:
+        heads = slice(run.kv.start * size, run.kv.stop * size)
+        rows = None if lse is None else lse[:, heads]
+        dense_into(out[:, heads], rows, name, q[:, heads], k[:, kv], v[:, kv], scale)
         return
-    past = k.shape[2] - q.shape[2]
-    for b in range(q.shape[0]):  # the KV heads take the place of the batch
+    offsets = slice(run.offsets.start, run.offsets.stop, run.offsets.step)
+    for b in range(q.shape[0]):  # KV heads take the place of the batch, their queries that of heads
         first = starts[b] if starts else 0
         pad = max(0, first - past)
-        o, (x, y, z) = targets[0][b], (s[b] for s in sources)
-        l = None if targets[1] is None else targets[1][b]
-        if pad:
-            o[:, :, :pad] = 0
-            if l is not None:
-                l[:, :, :pad] = -torch.inf
+        x, o, rows = (
+            None if t is None else t[b].view(-1, size, *t.shape[2:])[kv, offsets]
+            for t in (q, out, lse)
+        )
+        assert x is not None and o is not None
+        o[:, :, :pad] = 0
+        if rows is not None:
+            rows[:, :, :pad] = -torch.inf
+            rows = rows[:, :, pad:]
         if pad < q.shape[2]:
-            dense_into(o[:, :, pad:], None if l is None else l[:, :, pad:], name,
-                       x[:, :, pad:], y[:, :, first:], z[:, :, first:], scale)  # fmt: skip
+            y, z = (t[b, kv, None, first:] for t in (k, v))
+            dense_into(o[:, :, pad:], rows, name, x[:, :, pad:], y, z, scale)

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels.plan import device_ints
+from headscope.kernels.plan import HeadPlan
 
 LOG2E = math.log2(math.e)
 
@@ -87,19 +87,21 @@ def _stream_prefill(
 
     acc /= tl.where(total > 0, total, 1.0)[:, None]
     out += batch * o_b + head * o_h
-    tl.store(out + row.to(tl.int64)[:, None] * o_n + dim[None, :], acc.to(out.dtype.element_ty), mask=cell)
+    tl.store(
+        out + row.to(tl.int64)[:, None] * o_n + dim[None, :],
+        acc.to(out.dtype.element_ty),
+        mask=cell,
+    )
     if LSE:
         bits = peak + tl.log2(tl.where(total > 0, total, 1.0))
         level = tl.where(total > 0, bits * 0.6931471805599453, float("-inf"))
         tl.store(lse + batch * l_b + head * l_h + row * l_n, level, mask=row < queries)
 
 
-def blocks(dim: int, rows: int, itemsize: int) -> dict[str, int]:
-    """Tile sizes and warps, measured on an H100 (benchmarks/kernels_prefill.py)."""
+def blocks(dim: int, itemsize: int) -> dict[str, int]:
+    """Tile sizes and warps: the fastest of those tried on an H100 at head_dim 128, bfloat16."""
     if itemsize > 2 or dim > 128:
         return {"BM": 64, "BN": 32, "num_warps": 4, "num_stages": 2}
-    if rows <= 64:
-        return {"BM": 64, "BN": 64, "num_warps": 4, "num_stages": 2}
     return {"BM": 64, "BN": 64, "num_warps": 4, "num_stages": 2}
 
 
@@ -107,34 +109,36 @@ def stream_prefill(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    heads: tuple[int, ...],
-    sink: tuple[int, ...],
-    window: tuple[int, ...],
-    *,
+    plan: HeadPlan,
     out: Tensor | None = None,
     lse: Tensor | None = None,
+    *,
     scale: float,
     starts: tuple[int, ...] = (),
     softcap: float | None = None,
+    every: bool = False,
     tuning: dict[str, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of the query heads `heads`, written to their places in `out` and `lse`.
+    """Attention of the streaming heads, or of `every` head, in their places in `out` and `lse`.
 
-    Shapes as in `mixed_prefill`; `sink` and `window` cover all Hq heads, dense windows are
-    `plan.EVERYTHING`. Without `out`, both are allocated and only `heads` are written.
+    Shapes as in `mixed_prefill`. Heads that are not computed keep what `out` and `lse` hold;
+    without `out`, both are allocated.
     """
     if out is None:
-        out = torch.empty_like(q)
-        lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+        out, lse = (
+            torch.empty_like(q),
+            torch.empty(q.shape[:3], dtype=torch.float32, device=q.device),
+        )
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     dim, queries, keys = q.shape[3], q.shape[2], k.shape[2]
     padded = max(16, triton.next_power_of_2(dim))
-    tuning = tuning or blocks(padded, queries, q.element_size())
+    tuning = tuning or blocks(padded, q.element_size())
     totals = q if lse is None else lse
-    grid = (triton.cdiv(queries, tuning["BM"]), len(heads), q.shape[0])
-    index = (device_ints(x, q.device) for x in (heads, sink, window, starts))
-    _stream_prefill[grid](
-        q, k, v, out, totals, *index,
+    table = plan.on(q.device)
+    heads = table.every if every else table.streaming
+    start = torch.tensor(starts, dtype=torch.int32, device=q.device) if starts else table.sink
+    _stream_prefill[(triton.cdiv(queries, tuning["BM"]), len(heads), q.shape[0])](
+        q, k, v, out, totals, heads, table.sink, table.window, start,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *totals.stride()[:3],
         queries, keys, q.shape[1] // k.shape[1],
         scale if softcap else scale * LOG2E, softcap or 0.0,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headscope.kernels.plan import EVERYTHING, HeadPlan
+from headscope.kernels.plan import HeadPlan
 
 ROWS = 128  # query rows per block
 
@@ -40,13 +40,14 @@ def attend(
         pairs = enumerate(zip(plan.sink, plan.window, strict=True))
         heads = torch.tensor([h for h, pair in pairs if pair == policy], device=q.device)
         ks, vs = k[:, heads // group].to(wide), v[:, heads // group].to(wide)
-        for rows in torch.arange(q.shape[2], device=q.device).split(ROWS):
+        for rows in torch.split(torch.arange(q.shape[2], device=q.device), ROWS):
             position = rows + k.shape[2] - q.shape[2]
             keys = _keys(position, start, policy)
             seen = visible(position, keys, start, *policy)[:, None]
-            o, l = softmax_sum(q[:, heads[:, None], rows].to(wide), ks[:, :, keys], vs[:, :, keys],
-                               seen, scale, softcap)  # fmt: skip
-            out[:, heads[:, None], rows], lse[:, heads[:, None], rows] = o.to(q.dtype), l
+            x = q[:, heads[:, None], rows].to(wide)
+            mixed, level = softmax_sum(x, ks[:, :, keys], vs[:, :, keys], seen, scale, softcap)
+            out[:, heads[:, None], rows] = mixed.to(q.dtype)
+            lse[:, heads[:, None], rows] = level
     return out, lse
 
 
@@ -74,9 +75,7 @@ def _keys(position: Tensor, start: Tensor, policy: tuple[int, int]) -> Tensor:
     """Every key that some row of the block can see in some sequence: sinks, then the window."""
     sink, window = policy
     begin, end = int(start.min()), int(position[-1]) + 1
-    sinks_end = min(int(start.max()) + sink, end)
-    recent = max(sinks_end, begin) if window == EVERYTHING else int(position[0]) - window + 1
-    return torch.cat([
-        torch.arange(begin, max(begin, sinks_end), device=position.device),
-        torch.arange(max(recent, sinks_end, begin), max(end, sinks_end, begin), device=position.device),
-    ])  # fmt: skip
+    sinks_end = max(begin, min(int(start.max()) + sink, end))
+    recent = max(sinks_end, int(position[0]) - window + 1)
+    spans = (begin, sinks_end), (recent, max(recent, end))
+    return torch.cat([torch.arange(*span, device=position.device) for span in spans])
