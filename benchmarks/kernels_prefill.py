@@ -57,7 +57,7 @@ def block_mask(n: int, window: list[int]) -> BlockMask:
     whole = (near >= 0) & ((far < reach) | (((tiles + 1) * BLOCK <= SINK)[None, None, :]))
 
     def table(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        order = blocks.to(torch.int8).argsort(-1, descending=True, stable=True)
+        order = torch.argsort(blocks.to(torch.int8), dim=-1, descending=True, stable=True)
         return blocks.sum(-1, dtype=torch.int32)[None], order.to(torch.int32)[None]
 
     reach_of = reach.flatten()
