@@ -1,0 +1,5 @@
+"""`python -m headscope.app`, which torchrun can start."""
+
+from headscope.app.cli import main
+
+main()

@@ -1,0 +1,45 @@
+"""The command line: `headscope scan`, `show`, `compare`, `report`, `list`, `models`.
+
+Nothing heavy is imported until a command needs it, so that `--help` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from headscope.app.cli_list import list_command, models
+from headscope.app.cli_scan import scan
+from headscope.app.cli_show import compare, report, show
+
+app = typer.Typer(
+    name="headscope",
+    help="Learn what every attention head of a language model does, with error bars.",
+    epilog="Start with: headscope scan smollm2 --preset quick",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(scan)
+app.command()(show)
+app.command()(compare)
+app.command()(report)
+app.command("list")(list_command)
+app.command()(models)
+
+
+def main() -> None:
+    """Entry point of the `headscope` command."""
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # Usage errors of the option parser: ours are one sentence, so its are too.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        if type(error).__name__ != "NoArgsIsHelpError":
+            text = explain()
+            typer.echo(f"{text}{'' if text.endswith(('.', '?')) else '.'} See headscope --help.", err=True)
+        sys.exit(int(getattr(error, "exit_code", 2)))
+    sys.exit(code if isinstance(code, int) else 0)

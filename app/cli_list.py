@@ -1,0 +1,87 @@
+"""`headscope list` and `models`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from headscope.app.terminal import guarded, out, quiet, say_json
+
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+@guarded
+def list_command(as_json: _Json = False) -> None:
+    """List tasks, detectors with their roles and thresholds, and presets.
+
+    Examples:
+
+      headscope list
+
+      headscope list --json
+    """
+    quiet()
+    from headscope.app import machine, tables
+
+    found = inventory()
+    if as_json:
+        say_json(machine.as_json(found))
+    else:
+        tables.print_inventory(out(), found)
+
+
+@guarded
+def models(as_json: _Json = False) -> None:
+    """List the models that have a short name, and what else can be scanned.
+
+    Examples:
+
+      headscope models
+
+      headscope models --json
+    """
+    quiet()
+    from headscope.app import machine, tables
+    from headscope.probes import NAMED, HeadscopeError
+
+    found: list[dict[str, Any]] = []
+    for name, locate in sorted(NAMED.items()):
+        try:
+            found.append({"name": name, "installed": True, "where": str(locate())})
+        except HeadscopeError as error:
+            found.append({"name": name, "installed": False, "where": str(error)})
+    if as_json:
+        say_json(machine.as_json({"models": found}))
+    else:
+        tables.print_models(out(), found)
+
+
+def inventory() -> dict[str, list[dict[str, Any]]]:
+    """Everything that is registered, as plain values."""
+    from headscope.heads import PRESETS, detectors
+    from headscope.probes import tasks
+
+    return {
+        "tasks": [{"name": t.name, "summary": t.summary} for t in tasks],
+        "detectors": [
+            {
+                "name": d.name,
+                "summary": d.summary,
+                "roles": [
+                    {"role": r.role, "score": r.score, "rule": str(r), "source": r.source} for r in d.rules
+                ],
+            }
+            for d in detectors
+        ],
+        "presets": [
+            {
+                "name": p.name,
+                "about": p.about,
+                "context": p.context,
+                "sample": p.sample,
+                "prompts": sum(len(x.fractions) * x.per_length for x in p.portions),
+            }
+            for p in PRESETS.values()
+        ],
+    }

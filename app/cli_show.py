@@ -1,0 +1,100 @@
+"""`headscope show`, `compare` and `report`: what earlier scans found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headscope.app.terminal import guarded, out, say_json
+
+_Run = Annotated[Path, typer.Argument(help="A run folder, or a .parquet head map.")]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+@guarded
+def show(
+    run: _Run,
+    role: Annotated[
+        str | None, typer.Option(help="One role, or any score column; all roles without it.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="How many heads.", show_default="10; 3 of every role")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Show a head map: what it says about every role, or the top heads of one.
+
+    Examples:
+
+      headscope show runs/smollm2
+
+      headscope show runs/smollm2 --role retrieval --top 20
+
+      headscope show runs/smollm2 --role entropy --json
+    """
+    from headscope.app import machine, tables
+    from headscope.app.roles import entries, role_of, roles_of
+    from headscope.heads import HeadMap
+
+    headmap = HeadMap.open(run)
+    k = top or (10 if role or as_json else 3)
+    if not as_json and role is None:
+        tables.print_map(out(), headmap, k)
+    elif not as_json and role is not None:
+        out().print(tables.top_table(headmap, role, entries(headmap, role, k)))
+    elif role is not None and role not in headmap.roles:
+        columns = machine.records(headmap.top(role, k))
+        say_json(machine.as_json(machine.described(headmap) | {"score": role, "top": columns}))
+    else:
+        found = [role_of(headmap, role, k)] if role else roles_of(headmap, k)
+        listed = {r.name: machine.role(r) for r in found}
+        say_json(machine.as_json(machine.described(headmap) | {"roles": listed}))
+
+
+@guarded
+def compare(
+    a: Annotated[Path, typer.Argument(help="A run folder or head map.")],
+    b: Annotated[Path, typer.Argument(help="Another one, of a model of the same shape.")],
+    as_json: _Json = False,
+) -> None:
+    """Compare two head maps: rank correlations, and the heads whose label changed.
+
+    Examples:
+
+      headscope compare runs/base runs/finetuned
+
+      headscope compare runs/seed0 runs/seed1 --json
+    """
+    from headscope.app import machine, tables
+    from headscope.heads import HeadMap
+
+    left, right = HeadMap.open(a), HeadMap.open(b)
+    found = left.compare(right)
+    if as_json:
+        maps = {"a": machine.described(left), "b": machine.described(right)}
+        say_json(machine.as_json(maps | machine.comparison(found)))
+        return
+    tables.print_comparison(out(), left, right, found)
+
+
+@guarded
+def report(
+    run: _Run,
+    target: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to write.", show_default="report.html in the run"),
+    ] = None,
+) -> None:
+    """Write the report of a run again: one HTML file that needs no network.
+
+    Examples:
+
+      headscope report runs/smollm2
+
+      headscope report runs/smollm2 --out smollm2.html
+    """
+    from headscope.app.report import write_report
+
+    out().print(str(write_report(run, target)), markup=False)

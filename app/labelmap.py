@@ -1,0 +1,121 @@
+"""The whole map at a glance: an inline SVG of every head's labels, without any script.
+
+A cell is filled with the hue of its rarest role, faintly where many heads share that role; its
+other roles are the marks at its foot, those that most heads have left out.
+Colours are CSS variables `--role-<name>`, so that a page changes theme without redrawing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from headscope.app.looks import title
+from headscope.app.palette import COLOURS, Theme, hues
+
+if TYPE_CHECKING:
+    from headscope.heads import HeadMap
+
+_CELL, _GAP, _LEFT, _TOP = 20, 2, 34, 4
+_GROUP_GAP = 7  # between KV groups
+
+
+def theme_variables(roles: list[str], theme: Theme) -> Markup:
+    """CSS declarations of every colour of a theme."""
+    page = {f"--{name}": value for name, value in COLOURS[theme].items()}
+    # A role is text from a file: only what can be part of a name may stand in a style sheet.
+    role = {
+        f"--role-{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": hue.on(theme) for name, hue in hues(roles).items()
+    }
+    return Markup(" ").join(Markup("{}:{};").format(*item) for item in (page | role).items())
+
+
+def label_map(headmap: HeadMap) -> Markup:
+    """The map as an SVG element; every cell says in words what it is."""
+    g = headmap.meta.geometry
+    order = _rarest_first(headmap)
+    labels, faint, unmarked = headmap.labels(), common(headmap, 0.3), common(headmap)
+    cells = [
+        _cell(
+            headmap,
+            int(layer),
+            int(head),
+            [r for r, on in zip(order, flags, strict=True) if on],
+            faint,
+            unmarked,
+        )
+        for layer, head, *flags in labels[["layer", "head", *order]].itertuples(index=False)
+    ]
+    width = _LEFT + g.layers * (_CELL + _GAP)
+    height = _top(headmap, g.heads - 1) + _CELL + 30
+    text = f"Map of {g.layers} layers by {g.heads} heads of {headmap.meta.model}, coloured by role."
+    style = f"min-width:{_LEFT + 15 * g.layers}px;max-width:{round(width * 1.7)}px"
+    start = Markup('<svg class="labelmap" viewBox="0 0 {} {}" role="img" aria-label="{}" style="{}">')
+    return (
+        start.format(width, height, text, style)
+        + Markup("").join(cells)
+        + _ticks(headmap, height)
+        + Markup("</svg>")
+    )
+
+
+def common(headmap: HeadMap, share: float = 0.5) -> list[str]:
+    """The roles that more than `share` of all heads have."""
+    return [r for r in _rarest_first(headmap) if headmap.frame[headmap.rule(r).column].mean() > share]
+
+
+def _rarest_first(headmap: HeadMap) -> list[str]:
+    return sorted(headmap.roles, key=lambda r: int(headmap.frame[headmap.rule(r).column].sum()))
+
+
+def _cell(
+    headmap: HeadMap, layer: int, head: int, roles: list[str], faint: list[str], unmarked: list[str]
+) -> Markup:
+    x, y = _LEFT + layer * (_CELL + _GAP), _top(headmap, head)
+    words = ", ".join(map(title, roles)) or "no label"
+    kv = headmap.meta.geometry.kv_head(head)
+    fill = f"var(--role-{roles[0]})" if roles else "var(--empty)"
+    strength = f"color-mix(in srgb, {fill} 32%, var(--empty))" if roles and roles[0] in faint else fill
+    further = [role for role in roles[1:] if role not in unmarked][:3]
+    mark = Markup('<circle cx="{:g}" cy="{}" r="2.6" style="fill:var(--role-{})" stroke="var(--paper)"/>')
+    marks = [mark.format(x + 4.5 + 5.6 * i, y + _CELL - 4.5, role) for i, role in enumerate(further)]
+    group = Markup('<g data-layer="{}" data-head="{}"><title>L{}H{} (KV head {}): {}</title>')
+    square = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="3" style="fill:{}"/>')
+    return (
+        group.format(layer, head, layer, head, kv, words)
+        + square.format(x, y, _CELL, _CELL, strength)
+        + Markup("").join(marks)
+        + Markup("</g>")
+    )
+
+
+def _top(headmap: HeadMap, head: int) -> int:
+    g = headmap.meta.geometry
+    gaps = g.kv_head(head) if g.group_size > 1 and g.kv_heads > 1 else 0
+    return _TOP + head * (_CELL + _GAP) + gaps * _GROUP_GAP
+
+
+def _ticks(headmap: HeadMap, height: int) -> Markup:
+    """Layer numbers below, head numbers on the left."""
+    g = headmap.meta.geometry
+    every = 1 if g.layers <= 16 else 5
+    columns = [
+        _text(_LEFT + i * (_CELL + _GAP) + _CELL / 2, height - 18, i) for i in range(0, g.layers, every)
+    ]
+    rows = [
+        _text(_LEFT - 7, _top(headmap, h) + _CELL / 2 + 3.5, h, "end")
+        for h in range(0, g.heads, 1 if g.heads <= 16 else max(g.group_size, 4))
+    ]
+    middle = (_top(headmap, g.heads - 1) + _CELL) / 2
+    names = [
+        _text(_LEFT + g.layers * (_CELL + _GAP) / 2, height - 4, "layer"),
+        Markup('<g transform="translate(9 {:g}) rotate(-90)">{}</g>').format(middle, _text(0, 0, "head")),
+    ]
+    return Markup("").join([*columns, *rows, *names])
+
+
+def _text(x: float, y: float, text: object, anchor: str = "middle") -> Markup:
+    element = '<text x="{:g}" y="{:g}" text-anchor="{}" fill="var(--muted)" font-size="10">{}</text>'
+    return Markup(element).format(x, y, anchor, text)

@@ -1,0 +1,61 @@
+"""How a role reads wherever it is shown: one name, one letter, one phrase; and how numbers do.
+
+Roles that are not known here (a new detector's) get a phrase made of what their score means, so
+that they appear everywhere by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_PHRASES = {
+    "retrieval": "copy the answer out of a long context",
+    "induction": "look at what followed the current token last time",
+    "echo": "look at earlier occurrences of the current token",
+    "previous_token": "look at the token just before",
+    "streaming": "lose nothing when cut to the first and the most recent tokens",
+    "sink": "rest on the first token",
+    "active_dormant": "sleep on some kinds of text and work on others",
+    "hidden_sink": "rest on a token hidden in the middle of the text",
+}
+_TITLES = {"active_dormant": "active-dormant"}
+
+
+def letters(roles: Sequence[str]) -> dict[str, str]:
+    """A capital letter for every role, from its name where one is left."""
+    taken: dict[str, str] = {}
+    for role in roles:
+        spare = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+        wanted = [c for c in role.upper() if c.isalpha()]
+        taken[role] = next((c for c in [*wanted, *spare] if c not in taken.values()), "?")
+    return taken
+
+
+def title(role: str) -> str:
+    """The role as prose spells it."""
+    return _TITLES.get(role, role.replace("_", " "))
+
+
+def phrase(role: str, about: str = "") -> str:
+    """What its heads do, as the end of the sentence "9 heads ...".
+
+    Args:
+        role: the role.
+        about: what its score means, for roles that have no phrase here.
+    """
+    return _PHRASES.get(role) or f"score high on: {about or title(role)}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A score for people; machines get the column's own number."""
+    if not math.isfinite(value):
+        return "–"
+    if value and not 10**-digits <= abs(value) < 10_000:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def with_error(value: float, error: float) -> str:
+    """`0.412 ± 0.031`; the second part only where a standard error is known."""
+    return number(value) + (f" ± {number(error)}" if math.isfinite(error) else "")
