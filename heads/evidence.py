@@ -92,9 +92,7 @@ def _choose(seen: Sequence[Observation]) -> list[Observation]:
     return [o for group in ranked for o in group[:_PER_KIND]]
 
 
-def _describe(
-    index: int, o: Observation, decode: Callable[[Sequence[int]], list[str]]
-) -> ShownPrompt:
+def _describe(index: int, o: Observation, decode: Callable[[Sequence[int]], list[str]]) -> ShownPrompt:
     return ShownPrompt(
         index=index, task=o.prompt.task, kind=_kind(o), tokens=tuple(decode(o.prompt.ids)),
         spans=dict(o.prompt.spans), answer=o.prompt.answer, right=o.right,

@@ -44,7 +44,12 @@ class Preset(BaseModel):
         return Recipe(sample=self.sample, seed=seed)
 
     def prompts(
-        self, tokenizer: Any, *, context: int | None = None, seed: int = 0, haystack: str | None = None
+        self,
+        tokenizer: Any,
+        *,
+        context: int | None = None,
+        seed: int = 0,
+        haystack: str | None = None,
     ) -> list[Prompt]:
         """All prompts of the scan, in a fixed order.
 
@@ -58,7 +63,11 @@ class Preset(BaseModel):
         for portion in self.portions:
             lengths = sorted({max(64, int(longest * f)) for f in portion.fractions})
             made += tasks[portion.task].prompts(
-                tokenizer, lengths=lengths, per_length=portion.per_length, seed=seed, haystack=haystack
+                tokenizer,
+                lengths=lengths,
+                per_length=portion.per_length,
+                seed=seed,
+                haystack=haystack,
             )
         return made
 

@@ -101,9 +101,7 @@ def _context(model: Model, wanted: int, asked: bool) -> int:
     """The longest prompt; a preset bends to a short model, a user's wish does not."""
     limit = model.geometry.context or wanted
     if wanted > limit and asked:
-        raise HeadscopeError(
-            f"context is {wanted} tokens, but {model.name!r} was built for at most {limit}."
-        )
+        raise HeadscopeError(f"context is {wanted} tokens, but {model.name!r} was built for at most {limit}.")
     return min(wanted, limit)
 
 
@@ -193,7 +191,9 @@ def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 def _counts(seen: Sequence[Observation]) -> dict[str, int]:
-    return {task: sum(o.prompt.task == task for o in seen) for task in dict.fromkeys(o.prompt.task for o in seen)}
+    return {
+        task: sum(o.prompt.task == task for o in seen) for task in dict.fromkeys(o.prompt.task for o in seen)
+    }
 
 
 def _accuracy(seen: Sequence[Observation]) -> dict[str, float]:

@@ -26,7 +26,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise BadFile(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place.
 
     Raises:
@@ -49,7 +49,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, model: BaseModel) -> None:
     """Write a pydantic model as readable JSON."""
-    write_atomically(path, lambda p: p.write_text(model.model_dump_json(indent=2) + "\n") and None)
+    text = model.model_dump_json(indent=2) + "\n"
+    write_atomically(path, lambda p: p.write_text(text))
 
 
 def read_json(path: Path, kind: type[M]) -> M:
@@ -98,7 +99,9 @@ def read_table(path: Path, kind: type[M]) -> tuple[pd.DataFrame, M]:
     try:
         return table.to_pandas(), kind.model_validate_json(raw)
     except ValidationError as error:
-        raise BadFile(f"The metadata of {str(path)!r} is not a valid {kind.__name__}: {_first(error)}") from error
+        raise BadFile(
+            f"The metadata of {str(path)!r} is not a valid {kind.__name__}: {_first(error)}"
+        ) from error
 
 
 def _first(error: Exception) -> str:

@@ -113,7 +113,7 @@ def row_statistics(
     Raises:
         ValueError: the query heads are not a multiple of the key heads.
     """
-    batch, heads, count, dim = q.shape
+    batch, heads = q.shape[:2]
     if heads % k.shape[1]:
         raise ValueError(f"{heads} query heads cannot share {k.shape[1]} key heads evenly.")
     if start is None:
@@ -153,9 +153,7 @@ class _Ask:
     top: int
 
 
-def _chunk(
-    q: Tensor, both: Tensor, dim: int, rows: _Rows, ask: _Ask
-) -> tuple[dict[str, Tensor], Tensor]:
+def _chunk(q: Tensor, both: Tensor, dim: int, rows: _Rows, ask: _Ask) -> tuple[dict[str, Tensor], Tensor]:
     """Everything about the rows of one chunk, and their weights [B, H, R, N]."""
     k, v = both.split([dim, both.shape[-1] - dim], -1)
     query = q.float() * ask.scaling
@@ -171,9 +169,7 @@ def _chunk(
         output = _mix(weights, v)
         mean_score = (weights * scores).sum(-1)
     masses = _range_mass(weights.cumsum(-1), _ranges(rows, ask))
-    in_first, in_recent, in_span = masses.split(
-        [len(ask.first), len(ask.recent), ask.spans.shape[1]], -1
-    )
+    in_first, in_recent, in_span = masses.split([len(ask.first), len(ask.recent), ask.spans.shape[1]], -1)
     kept = [_keep(weights, sink_mass, v, rows, pair) for pair in ask.keep]
     return {
         "lse": lse,
@@ -186,7 +182,9 @@ def _chunk(
         "top_mass": top_mass,
         "output": output,
         "kept_mass": torch.stack([m for m, _ in kept], -1) if kept else lse.new_zeros(*lse.shape, 0),
-        "kept_output": torch.stack([o for _, o in kept], 3) if kept else lse.new_zeros(*lse.shape, 0, v.shape[-1]),
+        "kept_output": torch.stack([o for _, o in kept], 3)
+        if kept
+        else lse.new_zeros(*lse.shape, 0, v.shape[-1]),
     }, weights  # fmt: skip
 
 
@@ -199,9 +197,7 @@ def _scores(query: Tensor, k: Tensor, rows: _Rows, softcap: float | None) -> Ten
         scores = softcap * torch.tanh(scores / softcap)
     keys = k.shape[2]
     begin, end = int(rows.lo.max()), int(rows.hi.min())
-    for edge in (
-        (slice(0, begin), slice(max(begin, end), keys)) if begin <= end else (slice(0, keys),)
-    ):
+    for edge in (slice(0, begin), slice(max(begin, end), keys)) if begin <= end else (slice(0, keys),):
         key = torch.arange(keys, device=query.device)[edge]
         if len(key):
             hidden = (key < rows.lo[..., None]) | (key >= rows.hi[..., None])
@@ -234,7 +230,9 @@ def _heaviest(weights: Tensor, top: int) -> tuple[Tensor, Tensor]:
 def _mix(weights: Tensor, v: Tensor) -> Tensor:
     """Weighted sum over the keys, query heads grouped over their key head. [B, H, R, D]"""
     batch, heads, count, keys = weights.shape
-    return (weights.reshape(batch, v.shape[1], heads // v.shape[1] * count, keys) @ v).view(batch, heads, count, -1)
+    return (weights.reshape(batch, v.shape[1], heads // v.shape[1] * count, keys) @ v).view(
+        batch, heads, count, -1
+    )
 
 
 def _ranges(rows: _Rows, ask: _Ask) -> Tensor:
@@ -280,9 +278,7 @@ def _keep(
     tail = tail * (key >= (rows.hi - window)[..., None])[:, None]
     if len(rows.start) > 1:  # sequences whose sinks end earlier than the last one's
         key = torch.arange(middle, device=weights.device)
-        within = (key < (rows.start[:, None] + sink)[..., None]) | (
-            key >= (rows.hi - window)[..., None]
-        )
+        within = (key < (rows.start[:, None] + sink)[..., None]) | (key >= (rows.hi - window)[..., None])
         head = head * within[:, None]
     mass = head.sum(-1) + tail.sum(-1)
     mixed = _mix(head, v[:, :, :middle]) + _mix(tail, v[:, :, begin:])

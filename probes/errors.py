@@ -1,4 +1,4 @@
-"""The errors a user can cause. Their text is one sentence that names the argument, its value and a way out."""
+"""The errors a user can cause: one sentence that names the argument, its value and a way out."""
 
 from __future__ import annotations
 

@@ -17,9 +17,7 @@ class Estimate:
     se: NDArray[np.float64]
 
 
-def over_prompts(
-    means: Sequence[ArrayLike], variances: Sequence[ArrayLike] | None = None
-) -> Estimate:
+def over_prompts(means: Sequence[ArrayLike], variances: Sequence[ArrayLike] | None = None) -> Estimate:
     """Average per-prompt means over prompts.
 
     The squared standard error is the larger of two: the scatter of the prompt means over their

@@ -37,12 +37,8 @@ def _needs_mask(call: AttentionCall) -> bool:
     return not (plain and square and probe.get("attention_mask") is None)
 
 
-def _fused(
-    call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
-) -> Tensor:
-    output: Tensor = sdpa_attention_forward(
-        call.module, q, k, v, mask, scaling=call.scaling, dropout=0.0
-    )[0]
+def _fused(call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    output: Tensor = sdpa_attention_forward(call.module, q, k, v, mask, scaling=call.scaling, dropout=0.0)[0]
     return output
 
 
@@ -62,7 +58,13 @@ def _in_blocks(call: AttentionCall, elements: int, compute: object) -> Tensor:
         seen = mask.flatten(0, 2).any(0).nonzero()
         lo, hi = int(seen.min()), int(seen.max()) + 1
         blocks.append(
-            compute(call, call.q[:, :, start:stop], call.k[:, :, lo:hi], call.v[:, :, lo:hi], mask[..., lo:hi])
+            compute(
+                call,
+                call.q[:, :, start:stop],
+                call.k[:, :, lo:hi],
+                call.v[:, :, lo:hi],
+                mask[..., lo:hi],
+            )
         )
     return torch.cat(blocks, 1)
 

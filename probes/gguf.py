@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from headscope.probes.errors import BadFile
+from headscope.probes.quiet import quiet
 
 _LAYOUT = 1  # of the cached folder; raise it when what is saved changes
 
@@ -59,16 +60,22 @@ def _convert(file: Path, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     except OSError as error:
-        raise BadFile(f"The model cache {str(folder.parent)!r} cannot be written: {error.strerror}.") from error
+        raise BadFile(
+            f"The model cache {str(folder.parent)!r} cannot be written: {error.strerror}."
+        ) from error
     where = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **where
-        )
-        model.config.architectures = [type(model).__name__]
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                **where,
+            )
+            model.config.architectures = [type(model).__name__]
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
         _publish(fresh, folder)
     except OSError as error:
         raise BadFile(f"The dequantised model could not be written to {str(folder)!r}: {error}") from error

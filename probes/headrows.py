@@ -106,9 +106,7 @@ class HeadRows:
         ((_, _, statistics),) = observer.measure(call)
         return statistics
 
-    def _per_row(
-        self, s: RowStatistics, weight: Tensor, rows: Tensor, typical: Tensor
-    ) -> dict[str, Tensor]:
+    def _per_row(self, s: RowStatistics, weight: Tensor, rows: Tensor, typical: Tensor) -> dict[str, Tensor]:
         """Everything that is one number per head and row. [H, R] each"""
         out: dict[str, Tensor] = {"top_mass": s.top_mass[0, ..., 0], "lse": s.lse[0]}
         visible = (rows + 1).to(s.lse.device)
@@ -127,7 +125,7 @@ class HeadRows:
         out["share"] = added.norm(dim=-1) / whole
         for i, (sink, recent) in enumerate(self.watch.keep):
             lost = torch.einsum("hrd,hdm->hrm", s.output[0] - s.kept_output[0, :, :, i], weight)
-            group = lost.unflatten(0, (self.model.geometry.kv_heads, -1)).sum(1)
+            group = lost.view(self.model.geometry.kv_heads, -1, *lost.shape[1:]).sum(1)
             short = visible <= sink + recent
             for name, value in (
                 (f"kept_{sink}_{recent}", s.kept_mass[0, ..., i]),
@@ -144,7 +142,7 @@ class HeadRows:
         """Cosine between what a head adds and the unembedding of the token it looks at. [H, R]"""
         added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
         direction = self._directions.to(added.device)[s.top_key[0, ..., 0]]
-        return torch.cosine_similarity(added, direction, dim=-1)
+        return torch.nn.functional.cosine_similarity(added, direction, dim=-1)
 
     def _receivers(self, s: RowStatistics) -> dict[str, Tensor]:
         """The keys with the most received mass per row that sees them. [H, 8]"""

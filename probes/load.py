@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headscope.probes.errors import BadFile, HeadscopeError, Refused, unknown
+from headscope.probes.errors import BadFile, HeadscopeError, unknown
 from headscope.probes.gguf import dequantised
 from headscope.probes.model import Model
+from headscope.probes.quiet import quiet
+from headscope.probes.verify import verify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,8 +60,11 @@ def load(
 
     if isinstance(source, PreTrainedModel):
         if device or dtype or device_map:
-            raise HeadscopeError("device, dtype and device_map belong to models headscope loads; move the model yourself.")
-        return Model(source, tokenizer, getattr(source.config, "name_or_path", "") or type(source).__name__)
+            raise HeadscopeError(
+                "device, dtype and device_map belong to models headscope loads; move the model yourself."
+            )
+        name = getattr(source.config, "name_or_path", "") or type(source).__name__
+        return _checked(Model(source, tokenizer, name))
     name = os.fspath(source)
     return _from_pretrained(name, _locate(name), device, dtype, device_map)
 
@@ -84,9 +89,12 @@ def _locate(name: str) -> str:
 
 
 def _from_pretrained(
-    name: str, where: str, device: str | None, dtype: str | None, device_map: str | dict[str, Any] | None
+    name: str,
+    where: str,
+    device: str | None,
+    dtype: str | None,
+    device_map: str | dict[str, Any] | None,
 ) -> Model:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target = _device(device)
@@ -94,17 +102,22 @@ def _from_pretrained(
     local = Path(where).is_dir()
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
-        hf = AutoModelForCausalLM.from_pretrained(
-            where, dtype=kind, use_safetensors=True, device_map=device_map, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        with quiet():
+            hf = AutoModelForCausalLM.from_pretrained(
+                where, dtype=kind, use_safetensors=True, device_map=device_map, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:  # transformers raises a dozen kinds; each carries its own sentence
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadFile(f"The model {name!r} could not be loaded: {reason}") from error
     if device_map is None:
         hf = hf.to(target)
-    del torch
-    return Model(hf, tokenizer, name)
+    return _checked(Model(hf, tokenizer, name))
+
+
+def _checked(model: Model) -> Model:
+    verify(model)
+    return model
 
 
 def _device(device: str | None) -> Any:
@@ -130,6 +143,3 @@ def _dtype(dtype: str | None, device: Any) -> Any:
     if dtype not in kinds:
         raise unknown("dtype", dtype, kinds)
     return kinds[dtype]
-
-
-__all__ = ["NAMED", "Refused", "load"]

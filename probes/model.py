@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from headscope.probes.errors import HeadscopeError, Refused
+from headscope.probes.errors import DidNotFire, HeadscopeError, Refused
 from headscope.probes.fingerprint import fingerprint
 from headscope.probes.geometry import Geometry
 from headscope.probes.seam import AttentionCall, attach
@@ -68,7 +68,9 @@ class Model:
             layers = getattr(self.decoder, name, None)
             if isinstance(layers, nn.ModuleList):
                 return list(layers)
-        raise Refused(f"{self.name!r} ({type(self.hf).__name__}) has no list of decoder layers that headscope knows.")
+        raise Refused(
+            f"{self.name!r} ({type(self.hf).__name__}) has no list of decoder layers that headscope knows."
+        )
 
     @cached_property
     def attention_modules(self) -> list[nn.Module]:
@@ -168,8 +170,11 @@ def _measure(model: Model) -> Geometry:
     config = model.hf.config.get_text_config(decoder=True)
     meter = _Meter()
     ids = torch.tensor([[1, 2, 3]], device=model.device) % config.vocab_size
-    with attach(model, meter):
-        model.decoder(input_ids=ids, use_cache=False)
+    try:
+        with attach(model, meter):
+            model.decoder(input_ids=ids, use_cache=False)
+    except DidNotFire as error:
+        raise Refused(f"{error} It may have layers without softmax attention.") from error
     shapes = {meter.calls[i][:4] for i in sorted(meter.calls)}
     if len(shapes) != 1:
         raise Refused(f"{model.name!r} has layers of different head shapes {sorted(shapes)}; all must agree.")

@@ -124,9 +124,7 @@ def _check_fits(model: Model, prompt: Prompt) -> None:
         )
 
 
-def _score(
-    logits: torch.Tensor, prompt: Prompt
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _score(logits: torch.Tensor, prompt: Prompt) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     if prompt.answer is None:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     target = torch.tensor(prompt.ids[slice(*prompt.answer)], device=logits.device)

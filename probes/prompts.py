@@ -86,7 +86,13 @@ class Task(Protocol):
     summary: str
 
     def prompts(
-        self, tokenizer: Any, *, lengths: Sequence[int], per_length: int, seed: int, haystack: str | None
+        self,
+        tokenizer: Any,
+        *,
+        lengths: Sequence[int],
+        per_length: int,
+        seed: int,
+        haystack: str | None,
     ) -> list[Prompt]:
         """Make `per_length` prompts for each total token length in `lengths`.
 

@@ -68,10 +68,13 @@ class ResidualMeter:
 
 
 def _kurtosis(x: Tensor) -> Tensor:
-    centred = (x - x.mean()).reshape(-1)
+    """Token by token first, then over tokens: the order, and so the result, is always the same."""
+    centred = x - x.mean(-1).double().mean().float()
     square = centred * centred
-    variance = square.sum() / max(1, x.numel() - 1)
-    return (square.dot(square) / x.numel() / (variance * variance + 1e-6)).cpu()
+    second = square.sum(-1).cpu().double().sum()
+    fourth = (square * square).sum(-1).cpu().double().sum()
+    variance = second / max(1, x.numel() - 1)
+    return (fourth / x.numel() / (variance * variance + 1e-6)).float()
 
 
 @contextmanager
@@ -81,9 +84,7 @@ def residual_stream(model: Model, meter: ResidualMeter) -> Iterator[None]:
     def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         meter.see(args[0] if args else kwargs["hidden_states"])
 
-    handles = [
-        layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in model.layer_modules
-    ]
+    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in model.layer_modules]
     try:
         with torch.no_grad():
             yield

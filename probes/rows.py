@@ -129,9 +129,7 @@ def _empty(like: RowStatistics, sequences: int, rows: int) -> RowStatistics:
     return RowStatistics(**table)
 
 
-def _merge(
-    table: RowStatistics, sequence: int, columns: Tensor, fresh: RowStatistics
-) -> RowStatistics:
+def _merge(table: RowStatistics, sequence: int, columns: Tensor, fresh: RowStatistics) -> RowStatistics:
     """Write one sequence's fresh rows into the table; received mass adds up."""
     for name in (f.name for f in fields(RowStatistics) if f.name != "received"):
         getattr(table, name)[sequence][:, columns.cpu()] = getattr(fresh, name)[0].cpu()

@@ -111,8 +111,10 @@ def attach(model: Model, *taps: Observer | Editor) -> Iterator[None]:
     try:
         for module in modules:
             _sessions[module] = session
-        decoder.set_attn_implementation(SEAM)
-        if any(config._attn_implementation != SEAM for config in configs.values()):
+        routed = decoder._can_set_attn_implementation()
+        if routed:
+            decoder.set_attn_implementation(SEAM)
+        if not routed or any(c._attn_implementation != SEAM for c in configs.values()):
             raise Refused(
                 f"{model.name!r} ({type(model.hf).__name__}) does not route its attention through "
                 "transformers' AttentionInterface, so its heads cannot be observed."
@@ -157,9 +159,7 @@ def _seam_attention(
     _refuse_unknown(module, layer, attention_mask, kwargs)
     assert isinstance(attention_mask, Visibility)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    call = AttentionCall(
-        layer, module, query, key, value, attention_mask, scale, softcap, s_aux, query
-    )
+    call = AttentionCall(layer, module, query, key, value, attention_mask, scale, softcap, s_aux, query)
     call = replace(call, output=attend(call))
     with torch.no_grad():
         for tap in session.taps:
@@ -171,9 +171,7 @@ def _seam_attention(
     return call.output, None
 
 
-def _refuse_unknown(
-    module: nn.Module, layer: int, mask: object, kwargs: dict[str, Any]
-) -> None:
+def _refuse_unknown(module: nn.Module, layer: int, mask: object, kwargs: dict[str, Any]) -> None:
     where = f"Layer {layer} ({type(module).__name__})"
     if not isinstance(mask, Visibility):
         raise Refused(
@@ -186,7 +184,9 @@ def _refuse_unknown(
         if name not in _UNDERSTOOD and isinstance(value, Tensor | nn.Module)
     )
     if strange:
-        raise Refused(f"{where} passes {', '.join(strange)} to its attention, which headscope does not model.")
+        raise Refused(
+            f"{where} passes {', '.join(strange)} to its attention, which headscope does not model."
+        )
     if module.training and kwargs.get("dropout"):
         raise Refused(f"{where} is in training mode with dropout; call model.eval() first.")
 

@@ -19,9 +19,7 @@ from headscope.sinks.dormancy import kinds
 _SHOWN = 3
 
 
-def layer_profile(
-    seen: Sequence[Observation], decode: Callable[[Sequence[int]], list[str]]
-) -> pd.DataFrame:
+def layer_profile(seen: Sequence[Observation], decode: Callable[[Sequence[int]], list[str]]) -> pd.DataFrame:
     """One row per layer, from natural text (prose where there is some).
 
     Columns, each with a `_se` where it is a mean over texts:
@@ -43,9 +41,7 @@ def layer_profile(
     columns: dict[str, object] = {"layer": np.arange(len(texts[0].layer["inf_norm"]), dtype=np.int32)}
     measured = {
         "sink_mass": [o.mean["first_1"].mean(-1) for o in texts],
-        "value_drain": [
-            (o.head["value_norm_first"] / o.head["value_norm_median"]).mean(-1) for o in texts
-        ],
+        "value_drain": [(o.head["value_norm_first"] / o.head["value_norm_median"]).mean(-1) for o in texts],
         "residual_peak": [o.layer["peak_norm"][:, 0] / o.layer["median_norm"] for o in texts],
         "inf_norm": [o.layer["inf_norm"] for o in texts],
         "kurtosis": [o.layer["kurtosis"] for o in texts],
@@ -58,9 +54,7 @@ def layer_profile(
     return pd.DataFrame(columns)
 
 
-def _who(
-    texts: Sequence[Observation], decode: Callable[[Sequence[int]], list[str]]
-) -> dict[str, list[str]]:
+def _who(texts: Sequence[Observation], decode: Callable[[Sequence[int]], list[str]]) -> dict[str, list[str]]:
     """Which tokens, positions and dimensions carry the largest norms of each layer."""
     tokens, places, dims = [], [], []
     for layer in range(len(texts[0].layer["inf_norm"])):

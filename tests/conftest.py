@@ -7,8 +7,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-from headscope.probes import Model, load
 from zoo import ARCHITECTURES, tiny
+
+from headscope.probes import Model, load
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))

@@ -1,4 +1,4 @@
-"""Active-dormant heads (Guo et al. 2024, arXiv 2410.13835): asleep on one kind of text, awake on another."""
+"""Active-dormant heads (Guo et al. 2024): asleep on one kind of text, awake on another."""
 
 from __future__ import annotations
 
@@ -58,9 +58,11 @@ class ActiveDormant:
             scores |= {f"sink_mass_{kind}": mass[kind], f"activity_{kind}": activity[kind]}
             for name, text, high in (
                 (f"sink_mass_{kind}", f"mean mass on the first token, on {kind} text", 1.0),
-                (f"activity_{kind}", f"what the head adds over what one ordinary value would add, on {kind} text", None),
+                (f"activity_{kind}", f"size of what the head adds, in ordinary values, on {kind} text", None),
             ):  # fmt: skip
-                about[name] = ColumnInfo(about=text, high=high, tasks=(kind,), prompts=len(group), source=_SOURCE)
+                about[name] = ColumnInfo(
+                    about=text, high=high, tasks=(kind,), prompts=len(group), source=_SOURCE
+                )
         names = np.array(list(groups))
         notes = {
             "dormant_kinds": dormant.sum(0),
@@ -81,7 +83,5 @@ def _range(masses: Sequence[Estimate]) -> Estimate:
 def _wakes(dormant: np.ndarray, names: np.ndarray) -> np.ndarray:
     """The kinds on which a head is awake though it is dormant on others; empty otherwise."""
     flat = dormant.reshape(len(names), -1)
-    texts = [
-        ", ".join(names[~column]) if column.any() and not column.all() else "" for column in flat.T
-    ]
+    texts = [", ".join(names[~column]) if column.any() and not column.all() else "" for column in flat.T]
     return np.array(texts, dtype=object).reshape(dormant.shape[1:])

@@ -14,7 +14,7 @@ _COLUMNS = {
     "induction": (
         "offset_induction",
         ColumnInfo(
-            about="mass on the tokens that followed earlier occurrences of the current token (prefix matching)",
+            about="prefix matching: mass on the tokens that followed earlier occurrences of the current one",
             source="Olsson et al. 2022 (arXiv 2209.11895); RazorAttention (arXiv 2407.15891)",
         ),
     ),

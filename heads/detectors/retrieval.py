@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ def copied(seen: Observation) -> NDArray[np.bool_]:
     assert seen.prompt.answer is not None
     key = seen.exact["top_key"][..., 0]
     inside = (key >= start) & (key < stop)
-    return inside & (ids[key] == ids[slice(*seen.prompt.answer)])
+    return np.asarray(inside & (ids[key] == ids[slice(*seen.prompt.answer)]))
 
 
 def set_score(seen: Observation) -> NDArray[np.float64]:
@@ -40,7 +40,7 @@ def set_score(seen: Observation) -> NDArray[np.float64]:
     hit = copied(seen)
     distinct = np.unique(tokens)
     found = np.stack([hit[..., tokens == token].any(-1) for token in distinct], -1)
-    return found.sum(-1) / len(distinct)
+    return np.asarray(found.sum(-1) / len(distinct))
 
 
 def sum_score(seen: Observation) -> NDArray[np.float64]:
@@ -50,12 +50,19 @@ def sum_score(seen: Observation) -> NDArray[np.float64]:
     a token is copied more often than it stands in the needle. [L, H]
     """
     start, stop = seen.prompt.spans["value"]
-    return copied(seen).sum(-1) / (stop - start)
+    return np.asarray(copied(seen).sum(-1) / (stop - start))
 
 
 def mass_score(seen: Observation) -> NDArray[np.float64]:
     """Mean mass on the needle's value over the rows that predict it: graded, less noisy. 0 ... 1"""
     return np.asarray(seen.exact["span_value"].mean(-1), np.float64)
+
+
+_VARIANTS: dict[str, tuple[Callable[[Observation], NDArray[np.float64]], float | None, str]] = {
+    "retrieval": (set_score, 1.0, "share of the needle's distinct answer tokens that the head copies"),
+    "retrieval_sum": (sum_score, None, "copies per needle token, repeats counted, as published code does"),
+    "retrieval_mass": (mass_score, 1.0, "mean attention on the needle's value while the answer is written"),
+}
 
 
 @detectors.register
@@ -76,12 +83,7 @@ class Retrieval:
     def read(self, seen: Sequence[Observation], geometry: Geometry) -> Reading:
         scores, about = {}, {}
         needles = _right(seen, "needle")
-        variants = (
-            ("retrieval", set_score, 1.0, "share of the needle's distinct answer tokens that the head copies"),
-            ("retrieval_sum", sum_score, None, "copies per needle token, repeats counted, as the published code does"),
-            ("retrieval_mass", mass_score, 1.0, "mean attention on the needle's value while the answer is written"),
-        )  # fmt: skip
-        for name, score, high, text in variants if needles else ():
+        for name, (score, high, text) in _VARIANTS.items() if needles else ():
             scores[name] = over_prompts([score(o) for o in needles])
             about[name] = ColumnInfo(
                 about=text, high=high, tasks=("needle",), prompts=len(needles), source=_SOURCE

@@ -10,6 +10,18 @@ from headscope.heads.rules import Condition, Rule
 from headscope.probes import Geometry, Observation
 from headscope.sinks import first_token_mass, hidden_sinks, sink_rate
 
+_COLUMNS = {
+    "sink": ("mean mass on the first token", "Xiao et al. 2023 (arXiv 2309.17453)"),
+    "sink_rate": (
+        "share of texts whose first 64 rows put more than 0.3 on the first token",
+        "Sink_1^0.3, Gu et al. 2024 (arXiv 2410.10781)",
+    ),
+    "hidden_sink": (
+        "mean mass on the heaviest key past the first four",
+        "ACT, Yu et al. 2024 (arXiv 2406.15765)",
+    ),
+}
+
 
 @detectors.register
 class Sink:
@@ -40,14 +52,9 @@ class Sink:
             "sink_rate": sink_rate(prose),
             "hidden_sink": hidden.mass,
         }
-        texts = {
-            "sink": ("mean mass on the first token", "Xiao et al. 2023 (arXiv 2309.17453)"),
-            "sink_rate": ("share of texts whose first 64 rows put more than 0.3 on the first token", "Sink_1^0.3, Gu et al. 2024 (arXiv 2410.10781)"),
-            "hidden_sink": ("mean mass on the heaviest key past the first four", "ACT, Yu et al. 2024 (arXiv 2406.15765)"),
-        }  # fmt: skip
         about = {
             name: ColumnInfo(about=text, tasks=("prose",), prompts=len(prose), source=source)
-            for name, (text, source) in texts.items()
+            for name, (text, source) in _COLUMNS.items()
         }
         notes = {"hidden_sink_token": hidden.token, "hidden_sink_position": hidden.position}
         return Reading(scores, about, notes)

@@ -13,6 +13,20 @@ SINK, RECENT = 64, 256
 _PAIR = f"{SINK}_{RECENT}"
 _SOURCE = "roles: DuoAttention (arXiv 2410.10819); error: exact, o_full - o_cut through W_O"
 
+_COLUMNS: dict[str, tuple[str, float | None, str]] = {
+    "streaming": (f"kept_{_PAIR}", 1.0, f"mass on the first {SINK} and last {RECENT} keys"),
+    "cut_error": (
+        f"cut_error_{_PAIR}",
+        None,
+        "relative change of the layer's attention output when the head sees only those keys",
+    ),
+    "group_cut_error": (
+        f"group_cut_error_{_PAIR}",
+        None,
+        "the same when all heads of its KV group see only those keys",
+    ),
+}
+
 
 @detectors.register
 class Streaming:
@@ -39,28 +53,24 @@ class Streaming:
 
     def read(self, seen: Sequence[Observation], geometry: Geometry) -> Reading:
         long = [o for o in seen if len(o.prompt) > 2 * (SINK + RECENT) and _natural(o)]
-        answers = [o for o in seen if o.prompt.task == "needle" and o.right and len(o.prompt) > SINK + RECENT]
+        answers = [
+            o for o in seen if o.prompt.task == "needle" and o.right and len(o.prompt) > SINK + RECENT
+        ]
         scores: dict[str, Estimate] = {}
         about: dict[str, ColumnInfo] = {}
-        texts = {
-            "streaming": (f"kept_{_PAIR}", 1.0, f"mass on the first {SINK} and last {RECENT} keys"),
-            "cut_error": (f"cut_error_{_PAIR}", None, "relative change of the layer's attention output when the head sees only those"),
-            "group_cut_error": (f"group_cut_error_{_PAIR}", None, "the same for all heads of its KV group together"),
-        }  # fmt: skip
-        for name, (statistic, high, text) in texts.items():
-            for column, chosen, suffix in ((name, long, ""), (f"{name}_answer", answers, ", on the rows that write an answer")):  # fmt: skip
-                if not chosen:
-                    continue
-                scores[column] = (
-                    over_prompts([o.exact[statistic].mean(-1) for o in chosen])
-                    if suffix
-                    else over_prompts([o.mean[statistic] for o in chosen], [o.var[statistic] for o in chosen])
-                )
-                about[column] = ColumnInfo(
-                    about=text + suffix, high=high, prompts=len(chosen), source=_SOURCE,
-                    tasks=tuple(dict.fromkeys(o.prompt.task for o in chosen)),
-                )  # fmt: skip
+        for name, (statistic, high, text) in _COLUMNS.items():
+            if long:
+                scores[name] = over_prompts([o.mean[statistic] for o in long], [o.var[statistic] for o in long])
+                about[name] = _info(text, high, long)
+            if answers:
+                scores[f"{name}_answer"] = over_prompts([o.exact[statistic].mean(-1) for o in answers])
+                about[f"{name}_answer"] = _info(f"{text}, on the rows that write an answer", high, answers)
         return Reading(scores, about)
+
+
+def _info(text: str, high: float | None, chosen: Sequence[Observation]) -> ColumnInfo:
+    names = tuple(dict.fromkeys(o.prompt.task for o in chosen))
+    return ColumnInfo(about=text, high=high, tasks=names, prompts=len(chosen), source=_SOURCE)
 
 
 def _natural(o: Observation) -> bool:

@@ -6,13 +6,14 @@ from dataclasses import fields
 
 import pytest
 import torch
-from headscope.kernels import RowStatistics
-from headscope.probes import DidNotFire, Model, RowObserver, Watch, attach, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import DynamicCache
 from zoo import eager_attentions, tiny
+
+from headscope.kernels import RowStatistics
+from headscope.probes import DidNotFire, Model, RowObserver, Watch, attach, load
 
 WATCH = Watch(first=(1, 4), recent=(1, 3, 16), keep=((2, 5), (1, 40)), top=3)
 OFFSETS = {"previous": (1,), "far": (7, 11)}
@@ -48,7 +49,9 @@ def same(a: RowStatistics, b: RowStatistics, tolerance: float, rows: Tensor | No
             x = x[:, :, rows]
         if name == "top_key":  # ties may be broken either way; the masses are compared below
             continue
-        torch.testing.assert_close(x, y, atol=tolerance, rtol=0, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            x, y, atol=tolerance, rtol=0, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @torch.no_grad()
@@ -70,8 +73,10 @@ def test_every_statistic_equals_eager(any_model: Model) -> None:
         rest = (1 - p.sum(-1)).clamp_min(0) * learned
         entropy = -torch.special.xlogy(p, p).sum(-1) - torch.special.xlogy(rest, rest)
         previous = torch.cat([p.new_full((*p.shape[:2], 1), torch.nan), p.diagonal(-1, 2, 3)], -1)
-        near = dict(atol=1e-4, rtol=0, equal_nan=True, check_dtype=False)
-        torch.testing.assert_close(got.first, torch.stack([p[..., :1].sum(-1), p[..., :4].sum(-1)], -1), **near)
+        near = {"atol": 1e-4, "rtol": 0, "equal_nan": True, "check_dtype": False}
+        torch.testing.assert_close(
+            got.first, torch.stack([p[..., :1].sum(-1), p[..., :4].sum(-1)], -1), **near
+        )
         torch.testing.assert_close(got.recent, torch.stack(recent, -1), **near)
         torch.testing.assert_close(got.span[..., 0], p[..., 3:9].sum(-1), **near)
         torch.testing.assert_close(got.entropy, entropy, **near)
@@ -109,7 +114,9 @@ def test_output_and_cut_output_equal_eager(any_model: Model) -> None:
             torch.testing.assert_close(got.kept_mass[..., c].double(), kept.sum(-1), atol=1e-4, rtol=0)
             # Where almost nothing is kept, the renormalised output is ill-defined.
             fair = kept.sum(-1) > 1e-3
-            torch.testing.assert_close(got.kept_output[..., c, :].double()[fair], cut[fair], atol=2e-3, rtol=1e-2)
+            torch.testing.assert_close(
+                got.kept_output[..., c, :].double()[fair], cut[fair], atol=2e-3, rtol=1e-2
+            )
 
 
 @torch.no_grad()

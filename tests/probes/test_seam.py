@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from headscope.probes import AttentionCall, DidNotFire, Model, Refused, attach, load
 from torch import Tensor
 from zoo import tiny
+
+from headscope.probes import AttentionCall, DidNotFire, Model, Refused, attach, load
 
 
 class Count:

@@ -1,0 +1,59 @@
+"""Does what the seam sees agree with the model's own attention? Asked once, when a model is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headscope.probes.errors import Refused
+from headscope.probes.rows import RowObserver, Watch
+from headscope.probes.seam import attach
+
+if TYPE_CHECKING:
+    from headscope.probes.model import Model
+
+_TOKENS = 24
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_COARSE = 0.05  # half-precision eager attention is itself this far from exact
+
+
+@torch.no_grad()
+def verify(model: Model) -> None:
+    """Compare a short prompt's rows with the model's own eager attention weights.
+
+    Raises:
+        Refused: they differ, so that a scan of this model would be wrong.
+    """
+    vocabulary = model.hf.config.get_text_config(decoder=True).vocab_size
+    ids = (torch.arange(1, _TOKENS + 1, device=model.device) * 7919 % vocabulary)[None]
+    seen = RowObserver(torch.arange(_TOKENS)[None], Watch(first=(1,), recent=(), keep=()))
+    with attach(model, seen):
+        model.decoder(input_ids=ids, use_cache=False)
+    seen.check()
+    tolerance = _TOLERANCE.get(model.hf.dtype, _COARSE)
+    for layer, weights in enumerate(_eager(model, ids)):
+        got, own = seen.layers[layer], weights.float().cpu()
+        gap = max(
+            float((got.first[..., 0] - own[..., 0]).abs().max()),
+            float((got.top_mass[..., 0] - own.amax(-1)).abs().max()),
+            float((got.received - own.sum(2)).abs().max()) / _TOKENS,
+        )
+        if not gap <= tolerance:
+            raise Refused(
+                f"{model.name!r} ({type(model.hf).__name__}): what headscope sees of layer {layer} "
+                f"differs from the model's own attention by {gap:.2g}, so a scan would be wrong."
+            )
+
+
+def _eager(model: Model, ids: Tensor) -> tuple[Tensor, ...]:
+    """Attention weights by the model's own eager code, or nothing where it has none to show."""
+    decoder = model.decoder
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation("eager")
+    try:
+        found = decoder(input_ids=ids, use_cache=False, output_attentions=True).attentions
+        return tuple(w for w in found or () if w is not None)
+    finally:
+        decoder.set_attn_implementation(before)
