@@ -59,7 +59,8 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.hf.get_input_embeddings().weight.device  # type: ignore[union-attr]
+        embedding: Any = self.hf.get_input_embeddings()
+        return torch.device(embedding.weight.device)
 
     @cached_property
     def layer_modules(self) -> list[nn.Module]:
@@ -97,10 +98,16 @@ class Model:
         assert isinstance(weight, Tensor)
         return weight.detach().reshape(self.geometry.heads, self.geometry.value_dim, -1)
 
+    @property
+    def _output_table(self) -> Tensor:
+        """The language-model head. [vocabulary, hidden]"""
+        head: Any = self.hf.get_output_embeddings()
+        return torch.as_tensor(head.weight).detach()
+
     @cached_property
     def _centred_unembedding(self) -> tuple[Tensor, Tensor]:
         """Final-norm gain [hidden] and mean unembedding [hidden]."""
-        table = self.hf.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
+        table = self._output_table
         norm = next((getattr(self.decoder, n) for n in _FINAL_NORMS if hasattr(self.decoder, n)), None)
         ones = torch.ones(1, 1, table.shape[1], device=table.device, dtype=table.dtype)
         gain = torch.ones(table.shape[1], device=table.device)
@@ -117,7 +124,7 @@ class Model:
         The final norm's gain is folded in. [..., hidden], float32
         """
         gain, mean = self._centred_unembedding
-        table = self.hf.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
+        table = self._output_table
         return (table[ids.to(table.device)].float() - mean) * gain
 
     @cached_property
@@ -193,7 +200,7 @@ def _boot_bridge(model: Model) -> Any:
     except ImportError as error:
         raise HeadscopeError("The bridge needs transformer-lens: pip install 'headscope[bridge]'.") from error
     shared = {id(t): t for t in [*model.hf.parameters(), *model.hf.buffers()]}
-    twin = copy.deepcopy(model.hf, memo=shared)  # type: ignore[arg-type]
+    twin = copy.deepcopy(model.hf, memo=shared)
     twin.set_attn_implementation("eager")
     twin.config.architectures = [type(model.hf).__name__]
     bridge = TransformerBridge.boot_transformers(

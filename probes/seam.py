@@ -105,7 +105,7 @@ def attach(model: Model, *taps: Observer | Editor) -> Iterator[None]:
     if any(module in _sessions for module in modules):
         raise Refused("This model already has something attached; attach all taps in one call.")
     session = _Session(taps, len(modules), set())
-    configs = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
+    configs: dict[int, Any] = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     counter = decoder.register_forward_hook(lambda *_: _close_step(session, model.name))
     try:

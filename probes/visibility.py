@@ -115,6 +115,7 @@ class Visibility:
         arguments = self.arguments
         if arguments.get("use_vmap"):  # such rules cannot be evaluated by broadcasting
             mask = sdpa_mask(**(arguments | {"allow_is_causal_skip": False}))
+            assert mask is not None
             return mask[sequence, 0][rows - self.query_offset]
         rule, padding = arguments["mask_function"], arguments.get("attention_mask")
         if padding is not None:

@@ -8,6 +8,7 @@ from headscope.heads.detect import Reading, detectors
 from headscope.heads.headmap import ColumnInfo
 from headscope.heads.rules import Condition, Rule
 from headscope.probes import Estimate, Geometry, Observation, over_prompts
+from headscope.sinks import on_kind
 
 SINK, RECENT = 64, 256
 _PAIR = f"{SINK}_{RECENT}"
@@ -60,7 +61,7 @@ class Streaming:
         about: dict[str, ColumnInfo] = {}
         for name, (statistic, high, text) in _COLUMNS.items():
             if long:
-                scores[name] = over_prompts([o.mean[statistic] for o in long], [o.var[statistic] for o in long])
+                scores[name] = on_kind(long, statistic)
                 about[name] = _info(text, high, long)
             if answers:
                 scores[f"{name}_answer"] = over_prompts([o.exact[statistic].mean(-1) for o in answers])

@@ -73,7 +73,7 @@ def test_ties_and_missing_scores_are_ordered() -> None:
 
 
 def test_names_that_do_not_exist() -> None:
-    with pytest.raises(UnknownName, match=r"There is no role or score 'retreival'\. Did you mean 'retrieval'"):
+    with pytest.raises(UnknownName, match=r"no role or score 'retreival'\. Did you mean 'retrieval'"):
         make().top("retreival")
     with pytest.raises(UnknownName, match="Did you mean 'entropy'"):
         make().grid("entropie")

@@ -54,6 +54,12 @@ def same(a: RowStatistics, b: RowStatistics, tolerance: float, rows: Tensor | No
         )
 
 
+def mass_before(prefix: Tensor, key: Tensor) -> Tensor:
+    """Mass of row r on the keys before `key[r]`, from prefix sums. [B, H, R]"""
+    index = key.clamp_min(0).view(1, 1, -1, 1).expand(*prefix.shape[:3], 1)
+    return prefix.gather(-1, index)[..., 0]
+
+
 @torch.no_grad()
 def test_every_statistic_equals_eager(any_model: Model) -> None:
     n = 45
@@ -67,9 +73,7 @@ def test_every_statistic_equals_eager(any_model: Model) -> None:
         row = torch.arange(n)
         width = any_model.geometry.windows[layer] or n
         # Windows end at the row; with a sliding layer the keys before it weigh nothing anyway.
-        recent = [prefix.gather(-1, (row + 1).view(1, 1, -1, 1).expand(*p.shape[:3], 1))[..., 0]
-                  - prefix.gather(-1, (row + 1 - w).clamp_min(0).view(1, 1, -1, 1).expand(*p.shape[:3], 1))[..., 0]
-                  for w in WATCH.recent]  # fmt: skip
+        recent = [mass_before(prefix, row + 1) - mass_before(prefix, row + 1 - w) for w in WATCH.recent]
         rest = (1 - p.sum(-1)).clamp_min(0) * learned
         entropy = -torch.special.xlogy(p, p).sum(-1) - torch.special.xlogy(rest, rest)
         previous = torch.cat([p.new_full((*p.shape[:2], 1), torch.nan), p.diagonal(-1, 2, 3)], -1)
