@@ -52,9 +52,7 @@ def measure(dim: int, n: int, batch: int) -> dict[str, Any]:
         return mixed_decode(q, k, v, sink, window, return_lse=True)
 
     def two_caches() -> Any:
-        return cached_decode(
-            q, dense, ring, sink, window, length=n, kv_heads=KV_HEADS, return_lse=True
-        )
+        return cached_decode(q, dense, ring, sink, window, length=n, kv_heads=KV_HEADS, return_lse=True)
 
     calls = {
         "sdpa cudnn": sdpa("cudnn"),

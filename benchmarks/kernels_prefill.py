@@ -65,9 +65,7 @@ def block_mask(n: int, window: list[int]) -> BlockMask:
     def rule(b: Any, h: Any, i: Any, j: Any) -> Any:
         return (i >= j) & ((j < SINK) | (i - j < reach_of[h]))
 
-    return BlockMask.from_kv_blocks(
-        *table(some & ~whole), *table(whole), BLOCK_SIZE=BLOCK, mask_mod=rule
-    )
+    return BlockMask.from_kv_blocks(*table(some & ~whole), *table(whole), BLOCK_SIZE=BLOCK, mask_mod=rule)
 
 
 def flex_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[Callable[[], Any], float]:

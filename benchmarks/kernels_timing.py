@@ -14,7 +14,7 @@ import torch
 import triton
 
 _FLUSH_BYTES = 256 << 20  # several times the L2 cache
-_LEAD_CYCLES = 2_000_000  # about 1 ms: the host queues the launches while the GPU spins
+_LEAD_CYCLES = 5_000_000  # about 2.5 ms: the host queues the launches while the GPU spins
 
 
 def medians_ms(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -43,9 +43,10 @@ def medians_ms(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str,
 
 
 def provenance() -> dict[str, str]:
-    """The machine, the versions and the command behind a result."""
+    """The machine, the versions and the command behind a result, wherever it was written."""
+    options = [a for a in sys.argv[1:] if a != "--out" and not a.endswith(".json")]
     return {
-        "command": "python " + " ".join(sys.argv),
+        "command": "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *options]),
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "triton": triton.__version__,

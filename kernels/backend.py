@@ -23,17 +23,13 @@ def use_triton(x: Tensor) -> bool:
 @cache
 def side_stream(device: torch.device, index: int) -> torch.cuda.Stream:
     """A stream of its own for the long dense launches; its blocks are scheduled first."""
-    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device, priority=-1)
 
 
 @cache
 def processors(device: torch.device) -> int:
     """Streaming multiprocessors of the GPU; a typical number where there is none (interpreter)."""
-    return (
-        torch.cuda.get_device_properties(device).multi_processor_count
-        if device.type == "cuda"
-        else 8
-    )
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
 
 
 @cache

@@ -88,9 +88,7 @@ def cached_decode(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     starts = _starts(key_start, q, length)
     if not use_triton(q):
-        out, lse = attend_stores(
-            q, dense, stream, plan, length, starts=starts, scale=scale, softcap=softcap
-        )
+        out, lse = attend_stores(q, dense, stream, plan, length, starts=starts, scale=scale, softcap=softcap)
         return out, lse if return_lse else None
     from headscope.kernels.decode_triton import split_decode
 
@@ -111,9 +109,7 @@ def attend_stores(
 ) -> tuple[Tensor, Tensor]:
     """Plain torch reference of `split_decode`: one KV group at a time, keys by their positions."""
     size = q.shape[1] // len(plan.group_window)
-    start = (
-        q.new_zeros(q.shape[0], dtype=torch.long) if starts is None else starts.to(q.device).long()
-    )
+    start = q.new_zeros(q.shape[0], dtype=torch.long) if starts is None else starts.to(q.device).long()
     position = torch.arange(length - q.shape[2], length, device=q.device) - start[:, None]
     origin = torch.zeros_like(start)  # positions here count from each sequence's first real key
     wide = torch.promote_types(q.dtype, torch.float32)

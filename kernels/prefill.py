@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headscope.kernels.backend import side_stream, use_triton
-from headscope.kernels.dense import backend, dense_into
+from headscope.kernels.dense import attention, backend, dense_into
 from headscope.kernels.plan import DenseRun, HeadPlan, Ints, check_shapes, ints, plan_heads
 from headscope.kernels.reference import attend
 
@@ -36,7 +36,7 @@ def mixed_prefill(
         k, v: keys and values of all Nk positions, KV heads not repeated. [B, Hkv, Nk, D]
         sink: how many of the first keys each query head sees, 0 or more. [Hq]
         window: how many recent keys it sees, its own included, 1 or more; -1 is dense. [Hq]
-        scale: factor on q.k before the softmax, 1/sqrt(D) by default.
+        scale: positive factor on q.k before the softmax, 1/sqrt(D) by default.
         key_start: first real key of each sequence (left padding); sinks count from it. [B]
         softcap: `c tanh(s / c)` on the scaled scores (Gemma 2).
         return_lse: also return the log-sum-exp, which lets results be merged (`merge`).
@@ -81,9 +81,12 @@ def _on_gpu(
 ) -> tuple[Tensor, Tensor | None]:
     from headscope.kernels.prefill_triton import stream_prefill
 
+    name = backend(q, k, v) if softcap is None and plan.dense else None
+    if name and not plan.streaming and not starts and q.shape[2] == k.shape[2]:
+        whole = attention(name, q, k, v, causal=True, scale=scale, lse=return_lse)
+        return whole if return_lse else (whole[0], None)
     out = torch.empty_like(q)
     lse = q.new_empty(q.shape[:3], dtype=torch.float32) if return_lse else None
-    name = backend(q, k, v) if softcap is None and plan.dense else None
     runs = plan.dense if name else ()
     kernel = bool(plan.streaming) or not name
 
@@ -94,9 +97,7 @@ def _on_gpu(
         with torch.cuda.stream(stream):
             _dense_run(out, lse, str(name), run, q, k, v, scale, starts)
     if kernel:
-        stream_prefill(
-            q, k, v, plan, out, lse, scale=scale, starts=starts, softcap=softcap, every=not runs
-        )
+        stream_prefill(q, k, v, plan, out, lse, scale=scale, starts=starts, softcap=softcap, every=not runs)
     for stream in streams:
         here.wait_stream(stream)
     return out, lse
@@ -126,8 +127,7 @@ def _dense_run(
         first = starts[b] if starts else 0
         pad = max(0, first - past)
         x, o, rows = (
-            None if t is None else t[b].view(-1, size, *t.shape[2:])[kv, offsets]
-            for t in (q, out, lse)
+            None if t is None else t[b].view(-1, size, *t.shape[2:])[kv, offsets] for t in (q, out, lse)
         )
         assert x is not None and o is not None
         o[:, :, :pad] = 0

@@ -2,8 +2,9 @@
 
 One program computes BM query rows of one head. It walks the sink keys, then the keys from the left
 edge of the first row's window to the diagonal, in tiles of BN; tiles that every row sees whole skip
-the mask. The softmax is online, in base 2 (log2(e) is folded into the scale). A dense head is a
-window that reaches every key, so the same kernel also serves what the dense backends refuse.
+the mask. The softmax is online and in base 2; `unit` turns a score into bits inside the exponent, so
+that scaling costs no instruction of its own. A dense head is a window that reaches every key, so
+the same kernel also serves what the dense backends refuse.
 """
 
 # Triton's language has no static types: a kernel's arguments are pointers and scalars.
@@ -27,7 +28,7 @@ LOG2E = math.log2(math.e)
 def _stream_prefill(
     q, k, v, out, lse, head_list, sinks, windows, starts,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, l_b, l_h, l_n,
-    queries, keys, group, scale, cap,
+    queries, keys, group, scale, cap, unit,
     D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CAP: tl.constexpr, START: tl.constexpr, LSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -57,7 +58,7 @@ def _stream_prefill(
     x = tl.load(q + row.to(tl.int64)[:, None] * q_n + dim[None, :], mask=cell, other=0.0)
 
     acc = tl.zeros((BM, DP), tl.float32)
-    peak = tl.full((BM,), -1e38, tl.float32)  # finite, so that a row without keys makes no NaN
+    peak = tl.full((BM,), -1e30, tl.float32)  # finite, so that a row without keys makes no NaN
     total = tl.zeros((BM,), tl.float32)
     for i in range(tiles):
         in_sink = i < sink_tiles
@@ -68,18 +69,17 @@ def _stream_prefill(
         real = (key < limit)[:, None] & real_dim[None, :]
         at = key.to(tl.int64)[:, None]
         y = tl.load(k + at * k_n + dim[None, :], mask=real, other=0.0)
-        scores = tl.dot(x, tl.trans(y), input_precision=PRECISION) * scale
-        if CAP:
-            scores = cap * (1 - 2 / (tl.exp2(scores * (2 * 1.4426950408889634 / cap)) + 1))
-            scores *= 1.4426950408889634
+        scores = tl.dot(x, tl.trans(y), input_precision=PRECISION)
+        if CAP:  # c tanh(s / c) with tanh(x) = 1 - 2 / (e^2x + 1)
+            scores = cap * (1 - 2 / (tl.exp2(scores * (2 * 1.4426950408889634 * scale / cap)) + 1))
         last = first + BN - 1
         if (last > top) | (last >= limit) | (first <= top + BM - 1 - reach):
             back = position[:, None] - key[None, :]
             seen = (back >= 0) & (back < reach) & (key < limit)[None, :]
             scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
-        shrink = tl.exp2(peak - higher)
+        weights = tl.exp2(scores * unit - (higher * unit)[:, None])
+        shrink = tl.exp2((peak - higher) * unit)
         total = total * shrink + tl.sum(weights, 1)
         z = tl.load(v + at * v_n + dim[None, :], mask=real, other=0.0)
         acc = tl.dot(weights.to(z.dtype), z, acc * shrink[:, None], input_precision=PRECISION)
@@ -93,7 +93,7 @@ def _stream_prefill(
         mask=cell,
     )
     if LSE:
-        bits = peak + tl.log2(tl.where(total > 0, total, 1.0))
+        bits = peak * unit + tl.log2(tl.where(total > 0, total, 1.0))
         level = tl.where(total > 0, bits * 0.6931471805599453, float("-inf"))
         tl.store(lse + batch * l_b + head * l_h + row * l_n, level, mask=row < queries)
 
@@ -141,7 +141,7 @@ def stream_prefill(
         q, k, v, out, totals, heads, table.sink, table.window, start,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *totals.stride()[:3],
         queries, keys, q.shape[1] // k.shape[1],
-        scale if softcap else scale * LOG2E, softcap or 0.0,
+        scale, softcap or 0.0, LOG2E if softcap else scale * LOG2E,
         D=dim, DP=padded, CAP=softcap is not None, START=bool(starts), LSE=lse is not None,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32", **tuning,
     )  # fmt: skip

@@ -58,11 +58,7 @@ def oracle() -> Callable[..., tuple[Tensor, Tensor]]:
         for b, h, i in np.ndindex(batch, heads, rows):
             here, start = y.shape[2] - rows + i, key_start[b] if key_start else 0
             first = set(range(start, start + sink[h]))
-            recent = (
-                set(range(here - window[h] + 1, here + 1))
-                if window[h] > 0
-                else set(range(here + 1))
-            )
+            recent = set(range(here - window[h] + 1, here + 1)) if window[h] > 0 else set(range(here + 1))
             keys = [j for j in sorted(first | recent) if start <= j <= here]
             if not keys:
                 continue

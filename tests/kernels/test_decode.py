@@ -37,9 +37,7 @@ CASES = [
     pytest.param(
         (1, 6, 2, 24, 200, 64), [2] * 6, [4, 5, 6, 99, 8, 9], None, None, id="all-streaming,72-rows"
     ),
-    pytest.param(
-        (2, 8, 1, 1, 600, 64), [2] * 8, [-1] * 8, [0, 600], None, id="all-dense,one-kv-head,empty"
-    ),
+    pytest.param((2, 8, 1, 1, 600, 64), [2] * 8, [-1] * 8, [0, 600], None, id="all-dense,one-kv-head,empty"),
     pytest.param((1, 2, 2, 1, 900, 64), [9, 8], [700, 3], None, None, id="window-over-one-program"),
 ]
 

@@ -20,9 +20,7 @@ def part(scores, values):
 def random_parts(sizes, spread=1.0):
     scores = torch.randn(2, 3, sum(sizes), dtype=torch.float64, generator=SEED) * spread
     values = torch.randn(2, sum(sizes), 4, dtype=torch.float64, generator=SEED)
-    pieces = [
-        part(s, v) for s, v in zip(scores.split(sizes, -1), values.split(sizes, 1), strict=True)
-    ]
+    pieces = [part(s, v) for s, v in zip(scores.split(sizes, -1), values.split(sizes, 1), strict=True)]
     return pieces, part(scores, values)
 
 
@@ -70,6 +68,4 @@ def test_bad_parts_are_refused():
     with pytest.raises(ValueError, match=r"^There is nothing to merge"):
         merge([])
     with pytest.raises(ValueError, match=r"^Parts must share one shape"):
-        merge(
-            [(torch.zeros(2, 3, 4), torch.zeros(2, 3)), (torch.zeros(2, 2, 4), torch.zeros(2, 2))]
-        )
+        merge([(torch.zeros(2, 3, 4), torch.zeros(2, 3)), (torch.zeros(2, 2, 4), torch.zeros(2, 2))])

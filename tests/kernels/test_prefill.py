@@ -20,12 +20,8 @@ SEED = torch.Generator().manual_seed(0)
 @pytest.mark.parametrize(
     ("shape", "sink", "window", "start", "softcap"),
     [
-        pytest.param(
-            (1, 4, 2, 30, 30, 8), [2] * 4, [-1, -1, 5, 5], None, None, id="half-streaming"
-        ),
-        pytest.param(
-            (1, 4, 1, 17, 40, 8), [3, 0, 99, 1], [4, 1, 2, 99], None, None, id="chunk,one-kv-head"
-        ),
+        pytest.param((1, 4, 2, 30, 30, 8), [2] * 4, [-1, -1, 5, 5], None, None, id="half-streaming"),
+        pytest.param((1, 4, 1, 17, 40, 8), [3, 0, 99, 1], [4, 1, 2, 99], None, None, id="chunk,one-kv-head"),
         pytest.param((2, 2, 2, 21, 33, 4), [2, 5], [3, -1], [0, 20], None, id="left-padding"),
         pytest.param((2, 2, 1, 9, 9, 4), [1, 1], [2, -1], [9, 4], None, id="all-padding"),
         pytest.param((1, 2, 1, 25, 25, 8), [0, 0], [1, 1], None, 2.0, id="window-1,softcap"),
@@ -36,9 +32,7 @@ SEED = torch.Generator().manual_seed(0)
 )
 def test_prefill_matches_the_oracle(tensors, oracle, shape, sink, window, start, softcap):
     q, k, v = tensors(*shape)
-    out, lse = mixed_prefill(
-        q, k, v, sink, window, key_start=start, softcap=softcap, return_lse=True
-    )
+    out, lse = mixed_prefill(q, k, v, sink, window, key_start=start, softcap=softcap, return_lse=True)
     want, want_lse = oracle(q, k, v, sink, window, key_start=start, softcap=softcap)
     assert_close(out, want, rtol=0, atol=1e-12)
     assert_close(lse, want_lse, rtol=0, atol=1e-12)
@@ -120,9 +114,7 @@ def test_dense_launches_cover_their_heads_and_no_others(monkeypatch, tensors, ro
     out, lse = torch.full_like(q, torch.nan), torch.full(q.shape[:3], torch.nan, dtype=q.dtype)
     for run in plan.dense:
         _dense_run(out, lse, "stand-in", run, q, k, v, 0.3, tuple(start or ()))
-    want, want_lse = mixed_prefill(
-        q, k, v, [0] * 8, [-1] * 8, scale=0.3, key_start=start, return_lse=True
-    )
+    want, want_lse = mixed_prefill(q, k, v, [0] * 8, [-1] * 8, scale=0.3, key_start=start, return_lse=True)
     heads = [h for h, w in enumerate(window) if w == -1]
     others = [h for h, w in enumerate(window) if w != -1]
     assert_close(out[:, heads], want[:, heads], rtol=0, atol=1e-12)
