@@ -59,8 +59,11 @@ def models(as_json: _Json = False) -> None:
 
 def inventory() -> dict[str, list[dict[str, Any]]]:
     """Everything that is registered, as plain values."""
-    from headscope.heads import PRESETS, detectors
-    from headscope.probes import tasks
+    # Not through the doors: once a registry has filled itself, the door's name for it is taken by
+    # the package of the same name that it imported.
+    from headscope.heads import PRESETS
+    from headscope.heads.detect import detectors
+    from headscope.probes.prompts import tasks
 
     return {
         "tasks": [{"name": t.name, "summary": t.summary} for t in tasks],

@@ -141,5 +141,5 @@ def _finish(headmap: HeadMap, folder: Path, as_json: bool) -> None:
     console = out()
     console.print(f"\nHead map  {folder / 'headmap.parquet'}", markup=False)
     console.print(f"Report    {page}", markup=False)
-    if headmap.roles:
-        console.print(f"More      headscope show {folder} --role {headmap.roles[0]}", markup=False)
+    for rarest in roles_of(headmap)[:1]:
+        console.print(f"More      headscope show {folder} --role {rarest.name}", markup=False)

@@ -51,8 +51,11 @@ def number(value: float, digits: int = 3) -> str:
     """A score for people; machines get the column's own number."""
     if not math.isfinite(value):
         return "–"
-    if value and not 10**-digits <= abs(value) < 10_000:
+    if abs(value) >= 10_000:
         return f"{value:.{digits - 1}e}"
+    least = 10**-digits
+    if 0 < abs(value) < least / 2:  # not nothing, but nothing to show
+        return f"{'<' if value > 0 else '>-'}{least:.{digits}f}"
     return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.1f}"
 
 

@@ -52,8 +52,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore")
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def sentence(error: BaseException) -> str | None:

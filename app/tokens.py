@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _SHOWN = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
-# Control, format (bidirectional overrides, zero width), surrogate, private, line and paragraph ends.
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# Control, format (bidirectional overrides, zero width), surrogate, private; blanks that are no space.
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
 def visible(token: str) -> str:
@@ -24,7 +24,7 @@ def visible(token: str) -> str:
 def _visible(c: str) -> str:
     if c in _SHOWN:
         return _SHOWN[c]
-    if unicodedata.category(c) in _HIDDEN:
+    if c != " " and unicodedata.category(c) in _HIDDEN:
         return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
     return c
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,16 @@ def make_run(path: Path, seed: int = 0) -> Path:
 @pytest.fixture
 def headmap() -> HeadMap:
     return make_map()
+
+
+@pytest.fixture(name="make_run", scope="session")
+def _make_run() -> Callable[..., Path]:
+    return make_run
+
+
+@pytest.fixture(scope="session")
+def hostile() -> str:
+    return HOSTILE
 
 
 @pytest.fixture(scope="session")
