@@ -140,13 +140,13 @@ def main() -> None:
     parser.add_argument("--out")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 64])
-    parser.add_argument("--no-flex", action="store_true")
+    parser.add_argument("--flex", type=int, nargs="*", default=[128], help="head_dims for FlexAttention")
     options = parser.parse_args()
     torch.manual_seed(0)
     result: dict[str, Any] = {**provenance(), "heads": [HEADS, KV_HEADS], "results": []}
     for dim in options.dims:
         for n in options.sizes:
-            result["results"].append(measure(dim, n, not options.no_flex))
+            result["results"].append(measure(dim, n, dim in options.flex))
             save(options.out, result)
 
 
