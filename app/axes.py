@@ -64,4 +64,8 @@ def step(count: int) -> int:
 
 def wide(y: np.ndarray[Any, Any]) -> bool:
     positive = y[np.isfinite(y)]
-    return bool(positive.size) and bool((positive > 0).all()) and float(positive.max() / positive.min()) > 30
+    return (
+        bool(positive.size)
+        and bool((positive > 0).all())
+        and float(positive.max()) > max(2.0, 30 * float(positive.min()))
+    )

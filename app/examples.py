@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from headscope.heads import HeadMap, ShownPrompt
 
-_LEAST = 0.02  # keys with less mass are not worth a highlight
+_LEAST, _MOST = 0.03, 5  # keys with less mass, and more keys than this, are not worth a highlight
 
 # Whether a key is what the role looks for: prompt, query row, keys -> one truth value per key.
 Focus = Callable[["ShownPrompt", int, np.ndarray], np.ndarray]
@@ -151,7 +151,10 @@ def _clearest(
 def _shown(prompt: ShownPrompt, row: int, mine: pd.DataFrame, heading: str) -> Example:
     part = mine[(mine["prompt"] == prompt.index) & (mine["row"] == row)].sort_values("rank")
     keys, masses = part["key"].astype(int).tolist(), part["mass"].astype(float).tolist()
-    heavy = {k: m for k, m in zip(keys, masses, strict=True) if m >= _LEAST} or {keys[0]: masses[0]}
+    pairs = list(zip(keys, masses, strict=True))[:_MOST]
+    heavy = {k: m for k, m in pairs if m >= _LEAST} or dict(pairs[:1])
+    # A span that is most of the prompt says nothing about a token.
+    spans = {n: (a, b) for n, (a, b) in prompt.spans.items() if b - a <= len(prompt.tokens) / 4}
     tokens = prompt.tokens
     return Example(
         heading=heading,
@@ -163,5 +166,5 @@ def _shown(prompt: ShownPrompt, row: int, mine: pd.DataFrame, heading: str) -> E
         best=visible(tokens[keys[0]]),
         best_position=keys[0],
         best_mass=masses[0],
-        pieces=tuple(strip(tokens, row, heavy, prompt.spans)),
+        pieces=tuple(strip(tokens, row, heavy, spans, around=7 if len(heavy) < 4 else 4)),
     )

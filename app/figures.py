@@ -85,7 +85,7 @@ def layer_line(layers: pd.DataFrame, column: str, *, theme: Theme = "light", lab
             hovertemplate=f"layer %{{x}}<br>{label or title(column)} %{{y:.4g}}<extra></extra>",
         )
     )
-    figure.update_xaxes(title={"text": "layer"}, dtick=step(len(x)))
+    figure.update_xaxes(title={"text": "layer"}, dtick=step(len(x)), range=[x.min() - 0.6, x.max() + 0.6])
     figure.update_yaxes(showgrid=True, nticks=6)
     if wide(y):
         figure.update_yaxes(type="log", dtick=1, tickformat=",", nticks=0)
@@ -157,7 +157,7 @@ def _outlines(headmap: HeadMap, role: str, theme: Theme) -> go.Scatter:
     labelled = headmap.frame[headmap.frame[headmap.rule(role).column].astype(bool)]
     x: list[float | None] = []
     y: list[float | None] = []
-    d = 0.4
+    d = 0.44
     for layer, head in zip(labelled["layer"].tolist(), labelled["head"].tolist(), strict=True):
         x += [layer - d, layer + d, layer + d, layer - d, layer - d, None]
         y += [head - d, head - d, head + d, head + d, head - d, None]

@@ -14,10 +14,10 @@ _PHRASES = {
     "induction": "look at what followed the current token last time",
     "echo": "look at earlier occurrences of the current token",
     "previous_token": "look at the token just before",
-    "streaming": "lose nothing when cut to the first and the most recent tokens",
-    "sink": "rest on the first token",
     "active_dormant": "sleep on some kinds of text and work on others",
+    "sink": "rest on the first token",
     "hidden_sink": "rest on a token hidden in the middle of the text",
+    "streaming": "lose nothing when cut to the first and the most recent tokens",
 }
 _TITLES = {"active_dormant": "active-dormant"}
 
@@ -30,6 +30,12 @@ def letters(roles: Sequence[str]) -> dict[str, str]:
         wanted = [c for c in role.upper() if c.isalpha()]
         taken[role] = next((c for c in [*wanted, *spare] if c not in taken.values()), "?")
     return taken
+
+
+def story(roles: Sequence[str]) -> list[str]:
+    """The roles from what finds content to what rests; new ones at the end."""
+    known = [r for r in _PHRASES if r in roles]
+    return known + [r for r in roles if r not in _PHRASES]
 
 
 def title(role: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headscope.app.looks import story
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -78,9 +80,9 @@ def role_of(headmap: HeadMap, name: str, k: int = 10) -> Role:
 
 
 def roles_of(headmap: HeadMap, k: int = 10) -> list[Role]:
-    """Every role of the map, the rarest first: the rare ones are what a reader looks for."""
-    found = [role_of(headmap, name, k) for name in headmap.roles]
-    return sorted(found, key=lambda role: (role.count == 0, role.count, role.name))
+    """Every role of the map in the order of a story; those that no head has come last."""
+    found = [role_of(headmap, name, k) for name in story(headmap.roles)]
+    return sorted(found, key=lambda role: role.count == 0)
 
 
 def entries(headmap: HeadMap, name: str, k: int) -> list[Entry]:

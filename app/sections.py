@@ -43,8 +43,7 @@ class RoleSection:
 class KindSection:
     """Chosen heads on every kind of text."""
 
-    chart: Chart
-    heads: int
+    charts: list[tuple[str, Chart]]
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,10 @@ def page(headmap: HeadMap, folder: Path | None) -> Page:
 
 
 def _headline(roles: list[Role]) -> str:
-    """The rarest and the most common role, in words."""
+    """The first role of the story and the most common one, in words."""
     found = [r for r in roles if r.count]
-    shown = [found[0], found[-1]] if len(found) > 1 else found
+    most = max(found, key=lambda r: r.count, default=None)
+    shown = [r for r in found if r is found[0] or r is most]
     words = (f"{r.count} {phrase(r.name, r.info.about if r.info else '')}" for r in shown)
     return ", ".join(words)
 
@@ -135,25 +135,30 @@ def _role_section(
     )
 
 
-def _kind_section(
-    headmap: HeadMap, prefix: str = "sink_mass_", role: str = "active_dormant"
-) -> KindSection | None:
-    """Sink mass on every kind of text, for the heads in which it differs most."""
-    if role not in headmap.roles or not any(c.startswith(prefix) for c in headmap.meta.columns):
+_KINDS = {
+    "sink_mass_": "Attention on the first token",
+    "activity_": "What the head adds, over what one ordinary value would add",
+}
+
+
+def _kind_section(headmap: HeadMap, role: str = "active_dormant") -> KindSection | None:
+    """What exists once per kind of text, for the heads in which sink mass differs most."""
+    prefixes = [p for p in _KINDS if any(c.startswith(p) for c in headmap.meta.columns)]
+    if role not in headmap.roles or not prefixes:
         return None
     best = headmap.top(role, 20)
     labelled = best[best[headmap.rule(role).column].astype(bool)]
     chosen = labelled if len(labelled) else best.head(8)
     heads = [(int(a), int(b)) for a, b in zip(chosen["layer"], chosen["head"], strict=True)]
-    alt = f"Mean mass on the first token for {len(heads)} heads on every kind of text."
-    return KindSection(
-        chart(
-            "kinds",
-            alt,
-            lambda theme: figures.kind_map(headmap, prefix, heads, role=role, theme=theme),
-        ),
-        len(heads),
-    )
+    return KindSection([(_KINDS[p], _kind_chart(headmap, p, heads, role)) for p in prefixes])
+
+
+def _kind_chart(headmap: HeadMap, prefix: str, heads: list[tuple[int, int]], role: str) -> Chart:
+    alt = f"{_KINDS[prefix]} for {len(heads)} heads on every kind of text."
+    return chart(
+        f"kinds-{prefix.strip('_')}", alt,
+        lambda theme: figures.kind_map(headmap, prefix, heads, role=role, theme=theme),
+    )  # fmt: skip
 
 
 def _explore(headmap: HeadMap) -> Chart:

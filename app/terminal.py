@@ -29,7 +29,7 @@ def out() -> Console:
 
 def err() -> Console:
     """Everything that is not a result goes to standard error."""
-    return Console(stderr=True, quiet=not speaks(), highlight=False)
+    return Console(stderr=True, quiet=not speaks(), highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def say_json(text: str) -> None:
