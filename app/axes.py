@@ -28,6 +28,7 @@ def layout(theme: Theme, height: int) -> go.Layout:
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         showlegend=False,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": c["muted"], "activecolor": c["ink"]},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         xaxis=axis,

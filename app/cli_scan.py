@@ -65,10 +65,14 @@ def scan(
     _announce(loaded, chosen, context, folder)
     from headscope.app.progress import reporting
 
-    with reporting(err()) as progress:
-        headmap = heads.scan(
-            loaded, chosen, folder, context=context, haystack=text, seed=seed, progress=progress
-        )
+    try:
+        with reporting(err()) as progress:
+            headmap = heads.scan(
+                loaded, chosen, folder, context=context, haystack=text, seed=seed, progress=progress
+            )
+    except KeyboardInterrupt:
+        err().print(f"Stopped; the same command goes on from what {folder} holds.", markup=False)
+        raise typer.Exit(130) from None
     _finish(headmap, folder, as_json)
 
 

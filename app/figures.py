@@ -44,7 +44,7 @@ def score_map(headmap: HeadMap, column: str, *, role: str | None = None, theme: 
             "colorscale": ramp(hue, theme, diverging=low < 0),
             "cmin": low,
             "cmax": high,
-            "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 1.0, "x": 1.01, "nticks": 5},
+            "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 0.84, "y": 0.42, "x": 1.01, "nticks": 5},
         }
     )
     _head_axes(figure, headmap)
@@ -165,7 +165,7 @@ def _outlines(headmap: HeadMap, role: str, theme: Theme) -> go.Scatter:
         x=x,
         y=y,
         mode="lines",
-        line={"color": COLOURS[theme]["ink"], "width": 1.5},
+        line={"color": COLOURS[theme]["ink"], "width": 1.5 if headmap.meta.geometry.heads <= 16 else 1},
         hoverinfo="skip",
         name=f"labelled {title(role)}",
     )
