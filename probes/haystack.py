@@ -7,13 +7,12 @@ prompt costs the tokenisation of that prompt alone.
 from __future__ import annotations
 
 import re
-import unicodedata
 import weakref
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from random import Random
 from typing import Any
 
@@ -21,7 +20,11 @@ from headscope.probes.errors import HeadscopeError
 from headscope.probes.tokens import Encoded, encode
 
 # A full stop counts where no small letter follows; a blank line ends a sentence too (headings).
-SENTENCE = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*\Z)|[。！？]+[」』”）]*|(?<=\S)(?=[ \t]*\n\s*\n)")
+SENTENCE = re.compile(
+    r"[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z.,;:)\]]|\s*\Z)"
+    r"|[。！？]+[」』”）]*"
+    r"|(?<=\S)(?=[ \t]*\n\s*\n)"
+)
 LINE = re.compile(r"(?<=\S)(?=[ \t]*(\n|\Z))")
 _REACH = 1000  # characters: no sentence is longer than this
 _WORD = 24  # characters: a cut moves back this far to fall between two words
@@ -30,11 +33,8 @@ _KEPT = 4  # tokenised haystacks kept for one tokenizer
 
 def clean(text: str) -> str:
     """`text` without what no tokenizer can be trusted with: control characters and half surrogates."""
-    text = re.sub(r"\r\n?|[\u2028\u2029\x85]", "\n", text)
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else " "
-        for c in text.replace("\ufeff", "")
-    ).strip()
+    text = re.sub(r"\r\n?|[\u2028\u2029\x85]", "\n", text.replace("\ufeff", ""))
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", " ", text).strip()
 
 
 @lru_cache(maxsize=1)
@@ -82,8 +82,9 @@ class Haystack:
 
     def __init__(self, encoded: Encoded, text: str, boundary: re.Pattern[str]) -> None:
         self.text = text
-        self._begin = array("l", (a for a, b in encoded.offsets if b > a))
-        self._end = array("l", (b for a, b in encoded.offsets if b > a))
+        # Blanks can be tokens that stand for no characters: they count, where they are.
+        self._begin = array("l", accumulate((a for a, _ in encoded.offsets), max))
+        self._end = array("l", accumulate((b for _, b in encoded.offsets), max))
         found = list(boundary.finditer(text)) or list(LINE.finditer(text))
         after = (_skip_blank(text, m.end()) for m in found)
         self.starts = sorted({_skip_blank(text, 0), *after} - {len(text)})

@@ -13,6 +13,8 @@ from typing import Any
 
 from headscope.probes.errors import HeadscopeError
 
+_UNKNOWN = 32  # characters that one unknown token may stand for
+
 
 class Unlabelled(HeadscopeError):
     """A place in a prompt that cannot be named by tokens without doubt."""
@@ -59,15 +61,17 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _spell(tokenizer: Any, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
-    """Offsets for a tokenizer that gives none: walk along the text, token by decoded token."""
-    offsets, at, waiting = [(0, 0)] * len(ids), 0, 0
+    """Offsets for a tokenizer that gives none: walk along the text, token by decoded token.
+
+    An unknown token stands for no characters; the walk goes on where the next one is found.
+    """
+    text = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    offsets, at, waiting, reach = [(0, 0)] * len(ids), 0, 0, 0
     special = set(tokenizer.all_special_ids)
     for i, token in enumerate(ids):
-        piece = decode(tokenizer, ids[waiting : i + 1]).strip()
-        begin = at
-        while piece and begin < len(text) and text[begin].isspace():
-            begin += 1
-        if text.startswith(piece, begin):
+        piece = decode(tokenizer, ids[waiting : i + 1]).strip().lower()
+        begin = _next(text, piece, at, reach)
+        if begin >= 0:
             at = begin + len(piece)
             offsets[waiting : i + 1] = [(begin, at)] * (i + 1 - waiting)
         elif "\ufffd" in piece:  # the first bytes of a character: its other tokens follow
@@ -78,7 +82,18 @@ def _spell(tokenizer: Any, ids: Sequence[int], text: str) -> list[tuple[int, int
                 "the text they came from, so nothing in a prompt can be labelled; use its fast version."
             )
         waiting = i + 1
+        if token == tokenizer.unk_token_id:
+            reach += _UNKNOWN
+        elif piece:
+            reach = 0
     return offsets
+
+
+def _next(text: str, piece: str, at: int, reach: int) -> int:
+    """Where `piece` stands: after the blanks at `at`, or up to `reach` characters further on."""
+    while piece and at < len(text) and text[at].isspace():
+        at += 1
+    return text.find(piece, at, at + len(piece) + reach)
 
 
 def spells(tokenizer: Any, ids: Sequence[int], label: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ def build(tokenizer: Any, cell: Cell, attempt: Attempt) -> Prompt:
     reason: Unlabelled | None = None
     for i in range(_TRIES):
         try:
-            return _fill(tokenizer, cell, *attempt(Random(f"{cell.seed}/{i}")))
+            return _label(tokenizer, cell, *attempt(Random(f"{cell.seed}/{i}")))
         except Unlabelled as error:
             reason = error
     raise HeadscopeError(
@@ -112,35 +113,52 @@ def build(tokenizer: Any, cell: Cell, attempt: Attempt) -> Prompt:
     )
 
 
-def _fill(tokenizer: Any, cell: Cell, supply: Supply, draft: Callable[[str], Draft]) -> Prompt:
-    """The longest prompt that is no longer than the cell's length.
+def _label(tokenizer: Any, cell: Cell, supply: Supply, draft: Callable[[str], Draft]) -> Prompt:
+    """One try; again with offsets worked out from the tokens, in case the tokenizer's are wrong."""
+    try:
+        return _fill(tokenizer, cell, supply, draft).prompt(tokenizer, cell)
+    except Unlabelled as error:
+        if not getattr(tokenizer, "is_fast", False):
+            raise
+        try:
+            return _fill(tokenizer, cell, supply, draft, slowly=True).prompt(tokenizer, cell)
+        except HeadscopeError:
+            raise error from None
+
+
+def _fill(
+    tokenizer: Any, cell: Cell, supply: Supply, draft: Callable[[str], Draft], slowly: bool = False
+) -> _Text:
+    """The longest text that is no longer than the cell's length.
 
     Raises:
         HeadscopeError: the length is too small, or the filler runs out.
     """
-    least = len(_Text.of(tokenizer, draft("")).encoded.ids) + MIN_CONTEXT
-    if least > cell.length:
+    fixed = len(_Text.of(tokenizer, draft(""), slowly))
+    if fixed + MIN_CONTEXT > cell.length:
         raise HeadscopeError(
-            f"A {cell.task!r} prompt takes at least {least} tokens with this tokenizer, so a "
-            f"length of {cell.length} is too small."
+            f"A {cell.task!r} prompt takes at least {fixed + MIN_CONTEXT} tokens with this "
+            f"tokenizer, so a length of {cell.length} is too small."
         )
-    budget = cell.length - least + MIN_CONTEXT
+    budget = cell.length - fixed
     cut, best = supply(budget), None
     for _ in range(_ROUNDS):
-        text = _Text.of(tokenizer, draft(cut(budget)))
-        spare = cell.length - len(text.encoded.ids)
+        text = _Text.of(tokenizer, draft(cut(budget)), slowly)
+        spare = cell.length - len(text)
         if spare >= 0:
-            if best and len(text.encoded.ids) <= len(best.encoded.ids):
+            if best and len(text) <= len(best):
                 break
             best = text
-        if 0 <= spare <= _SHORT:
+        if 0 <= spare <= _SHORT or budget == 0:
             break
-        budget = max(0, budget + spare)
-    if best is None or cell.length - len(best.encoded.ids) > _LOOSE:
+        # A token of filler costs about one token, unless the chat template rewrites the text.
+        cost = max(0.5, (len(text) - fixed) / budget)
+        budget = max(0, budget + math.floor(spare / cost))
+    if best is None or cell.length - len(best) > _LOOSE:
         raise HeadscopeError(
             f"No {cell.task!r} prompt could be filled to {cell.length} tokens with this tokenizer."
         )
-    return best.prompt(tokenizer, cell)
+    return best
 
 
 @dataclass(frozen=True)
@@ -151,7 +169,6 @@ class _Text:
     text: str
     encoded: Encoded
     answer: tuple[int, int]
-    slowly: bool = False
 
     @classmethod
     def of(cls, tokenizer: Any, draft: Draft, slowly: bool = False) -> _Text:
@@ -160,24 +177,13 @@ class _Text:
         whole = encode(tokenizer, text, special=special, slowly=slowly)
         answer = whole.span(end - len(draft.value), end)
         cut = Encoded(whole.ids[: answer[1]], whole.offsets[: answer[1]])
-        return cls(draft, text, cut, answer, slowly)
+        return cls(draft, text, cut, answer)
+
+    def __len__(self) -> int:
+        return len(self.encoded.ids)
 
     def prompt(self, tokenizer: Any, cell: Cell) -> Prompt:
-        """Label everything; with offsets worked out anew if the tokenizer's own are wrong."""
-        try:
-            return self._labelled(tokenizer, cell)
-        except Unlabelled:
-            if self.slowly or not getattr(tokenizer, "is_fast", False):
-                raise
-            try:
-                other = _Text.of(tokenizer, self.draft, slowly=True)
-            except HeadscopeError:
-                other = self
-            if other.encoded.offsets == self.encoded.offsets or len(other.encoded.ids) > cell.length:
-                raise
-            return other._labelled(tokenizer, cell)
-
-    def _labelled(self, tokenizer: Any, cell: Cell) -> Prompt:
+        """Label everything, or raise Unlabelled."""
         ids, before = self.encoded.ids, self.text[: self._answer_begin]
         spans = {name: self._find(tokenizer, mark, before) for name, mark in self.draft.marks.items()}
         spans["haystack"] = self.encoded.span(*_place(before, self.draft.context))

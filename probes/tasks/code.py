@@ -16,9 +16,8 @@ from headscope.probes.tasks._windows import stretches
 
 # Top-level modules of plain Python in every supported version: finding them imports nothing.
 _MODULES = (
-    "argparse", "ast", "calendar", "configparser", "csv", "dataclasses", "difflib", "fractions",
-    "functools", "inspect", "ipaddress", "optparse", "pprint", "random", "shlex", "statistics",
-    "string", "tarfile", "textwrap", "threading", "tokenize", "traceback", "uuid",
+    "calendar", "configparser", "csv", "dataclasses", "difflib", "fractions", "functools", "ipaddress",
+    "pprint", "random", "shlex", "statistics", "string", "textwrap", "threading", "tokenize", "uuid",
 )  # fmt: skip
 _DEFINITION = re.compile(r"\n(?=(?:async def|def|class) )")
 
