@@ -10,7 +10,8 @@ from typing import Any
 
 from headscope.probes.haystack import LINE, Haystack, default_text
 from headscope.probes.prompts import Prompt, tasks
-from headscope.probes.tasks._build import Cut, Draft, Mark, Supply, build, cells
+from headscope.probes.tasks._build import Cut, Supply, build, cells
+from headscope.probes.tasks._draft import Draft, Mark
 from headscope.probes.tokens import encode
 
 _DISTRACTORS = 4  # of the other values are labelled

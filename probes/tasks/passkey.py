@@ -9,7 +9,8 @@ from typing import Any
 
 from headscope.probes.haystack import Haystack, insert
 from headscope.probes.prompts import Prompt, tasks
-from headscope.probes.tasks._build import Draft, Mark, Supply, build, cells, windows
+from headscope.probes.tasks._build import Supply, build, cells, windows
+from headscope.probes.tasks._draft import Draft, Mark
 from headscope.probes.tasks._words import FIRST_NAMES, SURNAMES, digits
 
 _KEYS = 4

@@ -68,7 +68,7 @@ def check_labels(kind: Any, prompt: Prompt) -> None:
 
 @pytest.mark.parametrize("kind", FAST)
 @pytest.mark.parametrize("task", ASKING)
-@settings(deadline=None, max_examples=6, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=4, suppress_health_check=list(HealthCheck))
 @given(length=st.integers(500, 1100), seed=st.integers(0, 10**6))
 def test_labels_hold_on_every_tokenizer(kind: str, task: str, length: int, seed: int) -> None:
     for prompt in make(task, kind, [length], 3, seed):
@@ -80,7 +80,7 @@ def test_labels_hold_on_every_tokenizer(kind: str, task: str, length: int, seed:
 
 @pytest.mark.parametrize("kind", FAST)
 @pytest.mark.parametrize("task", PLAIN)
-@settings(deadline=None, max_examples=5, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=3, suppress_health_check=list(HealthCheck))
 @given(length=st.integers(17, 900), seed=st.integers(0, 10**6))
 def test_plain_prompts_have_their_length(kind: str, task: str, length: int, seed: int) -> None:
     made = make(task, kind, [length, 40], 3, seed)
