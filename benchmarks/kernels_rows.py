@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from kernels_timing import medians_ms, provenance, randn, save
 
-from headscope.kernels import RowStatistics, row_statistics
+from headscope.kernels.rows import RowStatistics, row_statistics
 from headscope.kernels.dense import attention
 from headscope.kernels.rows_fused import fused_row_statistics
 

@@ -8,4 +8,4 @@ from .ring import ring_position as ring_position
 from .ring import ring_slot as ring_slot
 from .rows import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 from .rows import RowStatistics as RowStatistics
-from .rows import row_statistics as row_statistics
+from .rows_auto import row_statistics as row_statistics

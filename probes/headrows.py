@@ -17,10 +17,12 @@ from headscope.probes.errors import Refused
 from headscope.probes.prompts import Prompt
 from headscope.probes.rows import RowObserver, Watch
 from headscope.probes.seam import AttentionCall
+from headscope.probes.verify import refuse_unbounded
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
 
+EARLY = 16  # rows at the start that are always in the sample: they see so few keys that they stand out
 _RECEIVERS = 8
 _MIN_SEEN = 16  # sampled rows that must see a key before its received mass is trusted
 
@@ -85,7 +87,7 @@ class HeadRows:
         b |= {"top_key": exact.top_key[0], "top_masses": exact.top_mass[0]}
         if copies:
             a["copying"] = self._copying(sampled, weight)
-        head = self._receivers(sampled)
+        head = self._receivers(call, sampled)
         head["value_norm_first"] = _value_norms(call, weight, torch.zeros(1, dtype=torch.long))[:, 0]
         head["value_norm_median"] = typical
         if "kind" in self.prompt.meta and self.prompt.answer is None:
@@ -144,24 +146,27 @@ class HeadRows:
         direction = self._directions.to(added.device)[s.top_key[0, ..., 0]]
         return torch.nn.functional.cosine_similarity(added, direction, dim=-1)
 
-    def _receivers(self, s: RowStatistics) -> dict[str, Tensor]:
-        """The keys with the most received mass per row that sees them. [H, 8]"""
-        n = len(self.prompt)
-        rows = self.sample.to(s.lse.device)
-        seen = (rows[:, None] >= torch.arange(n, device=rows.device)).sum(0)
-        share = torch.nn.functional.pad(s.received[0], (0, n - s.received.shape[-1])) / seen.clamp_min(1)
-        share = share.masked_fill(seen < min(_MIN_SEEN, len(rows)), 0.0)
+    def _receivers(self, call: AttentionCall, s: RowStatistics) -> dict[str, Tensor]:
+        """The keys with the most received mass per row that sees them. [H, 8]
+
+        The first rows are all in the sample, the later ones stand for more than themselves.
+        """
+        n, early = len(self.prompt), min(EARLY, len(self.sample))
+        pad = torch.nn.functional.pad
+        total = pad(s.received[0], (0, n - s.received.shape[-1]))
+        first = self._measure(call, self.sample[:early], 0, plain=True).received[0]
+        first = pad(first, (0, n - first.shape[-1]))
+        weight = (n - early) / max(1, len(self.sample) - early)
+        share = (first + weight * (total - first)) / torch.arange(n, 0, -1, device=total.device)
+        seen = (self.sample[:, None] >= torch.arange(n)).sum(0).to(total.device)
+        share = share.masked_fill(seen < min(_MIN_SEEN, len(self.sample)), 0.0)
         mass, key = share.topk(min(_RECEIVERS, n), -1)
         return {"receiver_key": key, "receiver_mass": mass}
 
     def collect(self) -> Found:
         """All layers stacked, float32 and checked to be finite where they must be."""
         for layer, seen in enumerate(self._sampled):
-            bad = (~torch.isfinite(seen["lse"])).any(-1).nonzero()[:, 0].tolist()
-            if bad:
-                raise Refused(
-                    f"The attention of {self.model.name!r} is not finite in layer {layer}, heads {bad}."
-                )
+            refuse_unbounded(self.model.name, layer, seen["lse"])
         return Found(_stack(self._sampled), _stack(self._exact), _stack(self._head))
 
 

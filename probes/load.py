@@ -56,6 +56,9 @@ def load(
         BadFile: a file that cannot be read as a model.
         Refused: an architecture whose attention cannot be observed correctly.
     """
+    # Results must not depend on how many threads a process has. Takes effect if it comes before
+    # the process's first matrix product.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     from transformers import PreTrainedModel
 
     if isinstance(source, PreTrainedModel):

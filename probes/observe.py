@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from headscope.probes.errors import HeadscopeError
-from headscope.probes.headrows import HeadRows
+from headscope.probes.headrows import EARLY, HeadRows
 from headscope.probes.model import Model
 from headscope.probes.prompts import Prompt
 from headscope.probes.residual import ResidualMeter, residual_stream
@@ -95,7 +95,7 @@ def observe(model: Model, prompt: Prompt, recipe: Recipe | None = None) -> Obser
         logits = model.hf(input_ids=ids, use_cache=False, logits_to_keep=asked).logits[0].float()
     predicted, logprob = _score(logits, prompt)
     found = heads.collect()
-    mean, var = _average(found.sampled, n)
+    mean, var = _average(found.sampled, sample, n)
     return Observation(
         prompt, found.exact, exact, mean, var,
         found.head, residual.arrays(), predicted, logprob,
@@ -103,12 +103,18 @@ def observe(model: Model, prompt: Prompt, recipe: Recipe | None = None) -> Obser
 
 
 def sample_rows(n: int, count: int, seed: str) -> NDArray[np.int64]:
-    """`count` of the rows 0 ... n - 1, without replacement, sorted; all of them if n <= count."""
+    """`count` of the rows 0 ... n - 1, sorted: all early ones, and a random draw of the others.
+
+    Early rows see few keys and so are unlike the rest; a mean that happened to miss them, or to
+    hit them, would have a misleading error bar. All rows if n <= count.
+    """
     if n <= count:
         return np.arange(n)
+    early = min(EARLY, count // 2)
     digest = hashlib.sha256(seed.encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    return np.sort(generator.choice(n, count, replace=False))
+    late = generator.choice(np.arange(early, n), count - early, replace=False)
+    return np.concatenate([np.arange(early), np.sort(late)])
 
 
 def _check_fits(model: Model, prompt: Prompt) -> None:
@@ -133,22 +139,41 @@ def _score(logits: torch.Tensor, prompt: Prompt) -> tuple[NDArray[np.int64], NDA
 
 
 def _average(
-    sampled: Mapping[str, NDArray[np.float32]], n: int
+    sampled: Mapping[str, NDArray[np.float32]], rows: NDArray[np.int64], n: int
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
-    """Mean over the rows where a statistic is defined, and its variance from sampling them."""
+    """Mean over all rows where a statistic is defined, and its variance from sampling them.
+
+    A late row stands for (n - early) / (sampled late rows) rows, an early one for itself; only
+    the late rows are a sample, so only they make the mean uncertain.
+    """
+    late = np.arange(len(rows)) >= min(EARLY, len(rows) // 2) if len(rows) < n else np.zeros(n, bool)
+    drawn, there = int(late.sum()), n - int((~late).sum())
+    weight = np.where(late, there / max(1, drawn), 1.0)
     mean, var = {}, {}
-    for name, rows in sampled.items():
-        values = rows.astype(np.float64)
+    for name, found in sampled.items():
+        values = found.astype(np.float64)
         defined = np.isfinite(values)
-        count = defined.sum(-1)
-        total = np.where(defined, values, 0.0).sum(-1)
-        centre = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-        spread = np.where(defined, values - centre[..., None], 0.0)
-        variance = np.divide((spread**2).sum(-1), count - 1, out=np.zeros_like(total), where=count > 1)
-        unseen = 1.0 - rows.shape[-1] / n
+        total = (defined * weight).sum(-1)
+        centre = _ratio((np.where(defined, values, 0.0) * weight).sum(-1), total, np.nan)
+        noise = _late_variance(values, defined & late)
+        share = _ratio((defined * weight * late).sum(-1), total, 0.0)
         mean[name] = centre.astype(np.float32)
-        var[name] = (variance / np.maximum(count, 1) * unseen).astype(np.float32)
+        var[name] = (share**2 * noise * (1.0 - drawn / max(1, there))).astype(np.float32)
     return mean, var
+
+
+def _late_variance(values: NDArray[np.float64], late: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Variance of the mean of the late rows, the population taken as infinite."""
+    count = late.sum(-1)
+    centre = _ratio(np.where(late, values, 0.0).sum(-1), count, 0.0)
+    spread = np.where(late, values - centre[..., None], 0.0)
+    return _ratio((spread**2).sum(-1), np.maximum(count - 1, 1) * np.maximum(count, 1), 0.0)
+
+
+def _ratio(
+    top: NDArray[np.float64], bottom: NDArray[np.float64 | np.int64], empty: float
+) -> NDArray[np.float64]:
+    return np.divide(top, bottom, out=np.full(top.shape, empty), where=bottom > 0)
 
 
 __all__ = ["PREFIX", "HeadscopeError", "Observation", "Recipe", "observe", "sample_rows"]

@@ -56,6 +56,7 @@ class RowObserver:
     spans: Mapping[str, Tensor] = field(default_factory=dict)
     offsets: Mapping[str, Sequence[int]] = field(default_factory=dict)
     layers: dict[int, RowStatistics] = field(default_factory=dict)
+    _came: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def see(self, call: AttentionCall) -> None:
         """Measure the asked rows that lie in this call, whole sequences or a chunk of them."""
@@ -66,6 +67,8 @@ class RowObserver:
         for sequence, columns, statistics in self.measure(call):
             table = self.layers.setdefault(call.layer, _empty(statistics, *self.rows.shape))
             self.layers[call.layer] = _merge(table, sequence, columns, statistics)
+            came = self._came.setdefault(call.layer, torch.zeros(self.rows.shape, dtype=torch.bool))
+            came[sequence, columns.cpu()] = True
 
     def measure(self, call: AttentionCall) -> Iterator[tuple[int, Tensor, RowStatistics]]:
         """For each sequence with rows in this call: its index, their columns, their statistics.
@@ -100,8 +103,8 @@ class RowObserver:
         """Raise DidNotFire unless every asked row came in every layer."""
         if not self.layers:
             raise DidNotFire("No row that was asked for came by.")
-        for layer, table in sorted(self.layers.items()):
-            missing = self.rows[table.lse[:, 0].isnan().to(self.rows.device)]
+        for layer, came in sorted(self._came.items()):
+            missing = self.rows[~came.to(self.rows.device)]
             if missing.numel():
                 raise DidNotFire(f"Rows {missing.tolist()[:8]} never came by in layer {layer}.")
 

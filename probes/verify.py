@@ -35,6 +35,7 @@ def verify(model: Model) -> None:
     tolerance = _TOLERANCE.get(model.hf.dtype, _COARSE)
     for layer, weights in enumerate(_eager(model, ids)):
         got, own = seen.layers[layer], weights.float().cpu()
+        refuse_unbounded(model.name, layer, got.lse[0])
         gap = max(
             float((got.first[..., 0] - own[..., 0]).abs().max()),
             float((got.top_mass[..., 0] - own.amax(-1)).abs().max()),
@@ -45,6 +46,16 @@ def verify(model: Model) -> None:
                 f"{model.name!r} ({type(model.hf).__name__}): what headscope sees of layer {layer} "
                 f"differs from the model's own attention by {gap:.2g}, so a scan would be wrong."
             )
+
+
+def refuse_unbounded(name: str, layer: int, lse: Tensor) -> None:
+    """Refuse log-sum-exps [H, R] that are not finite, naming the layer and the heads."""
+    bad = (~torch.isfinite(lse)).any(-1).nonzero()[:, 0].tolist()
+    if bad:
+        raise Refused(
+            f"The attention of {name!r} is not finite in layer {layer}, heads {bad}: "
+            "are there NaN or infinite weights?"
+        )
 
 
 def _eager(model: Model, ids: Tensor) -> tuple[Tensor, ...]:

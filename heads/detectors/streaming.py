@@ -11,6 +11,7 @@ from headscope.probes import Estimate, Geometry, Observation, over_prompts
 from headscope.sinks import on_kind
 
 SINK, RECENT = 64, 256
+_ROWS = 64  # so many rows must see more than sink + window for their mean to count
 _PAIR = f"{SINK}_{RECENT}"
 _SOURCE = "roles: DuoAttention (arXiv 2410.10819); error: exact, o_full - o_cut through W_O"
 
@@ -53,7 +54,7 @@ class Streaming:
     )  # fmt: skip
 
     def read(self, seen: Sequence[Observation], geometry: Geometry) -> Reading:
-        long = [o for o in seen if len(o.prompt) > 2 * (SINK + RECENT) and _natural(o)]
+        long = [o for o in seen if len(o.prompt) >= SINK + RECENT + _ROWS and _natural(o)]
         answers = [
             o for o in seen if o.prompt.task == "needle" and o.right and len(o.prompt) > SINK + RECENT
         ]

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.model
 
 # Small enough for a test, large enough to exercise every task and label.
 TINY = Preset(
-    name="tiny", about="for tests", context=384, sample=24,
+    name="tiny", about="for tests", context=448, sample=24,
     portions=(
         Portion(task="needle", fractions=(1.0,), per_length=2),
         Portion(task="repeat", fractions=(0.5,), per_length=1),
-        Portion(task="prose", fractions=(0.5,), per_length=2),
+        Portion(task="prose", fractions=(1.0,), per_length=2),
         Portion(task="code", fractions=(0.5,), per_length=1),
         Portion(task="random", fractions=(0.25,), per_length=1),
     ),
@@ -179,7 +179,7 @@ def test_nan_weights_are_named() -> None:
     broken = tiny("llama")
     with torch.no_grad():
         broken.model.layers[1].self_attn.q_proj.weight[8:16] = torch.nan  # head 1
-    with pytest.raises(HeadscopeError, match="layer 1"):
+    with pytest.raises(HeadscopeError, match=r"is not finite in layer 1, heads \[1\]"):
         load(broken)
 
 
@@ -265,4 +265,3 @@ def test_bfloat16_tells_the_same_story(run: Path) -> None:
         gap = np.abs(low.mean[statistic] - full.mean[statistic])
         assert gap.max() < 0.05, statistic
     assert model.fingerprint == HeadMap.open(run).meta.fingerprint
-

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from headscope.kernels import RowStatistics, row_statistics
+from headscope.kernels.rows import RowStatistics, row_statistics
 
 TOLERANCE = 5e-6  # float32 arithmetic; absolute, and relative to entropies of about 10
 
@@ -26,8 +26,8 @@ def ask(batch, rows, keys, window=None, pad=None):
 @pytest.mark.parametrize(
     ("shape", "where", "options"),
     [
-        pytest.param((1, 4, 2, 40, 150, 64), {}, {"first": (1, 4, 70), "recent": (1, 20, 500)}, id="ranges"),
-        pytest.param((1, 4, 2, 33, 70, 64), {}, {"keep": ((3, 5), (1, 40), (90, 1)), "top": 0}, id="cuts"),
+        pytest.param((1, 4, 2, 21, 150, 64), {}, {"first": (1, 4, 70), "recent": (1, 20, 500)}, id="ranges"),
+        pytest.param((1, 4, 2, 9, 70, 64), {}, {"keep": ((3, 5), (1, 40), (90, 1)), "top": 0}, id="cuts"),
         pytest.param((2, 6, 2, 9, 100, 96), {"pad": [0, 33]}, {"first": (2,), "recent": (7,),
                      "keep": ((2, 5),), "top": 3}, id="padding,groups-of-3,d96"),
         pytest.param((1, 2, 1, 20, 90, 128), {"window": 13}, {"recent": (4,),
@@ -35,7 +35,7 @@ def ask(batch, rows, keys, window=None, pad=None):
         pytest.param((1, 4, 1, 7, 1300, 64), {}, {"first": (4,), "keep": ((4, 30),),
                      "sinks": (0.5, -1.0, 3.0, 9.0)}, id="splits,learned-sinks"),
         pytest.param((1, 2, 2, 5, 40, 256), {}, {"offsets": ((1,), (3, 50))}, id="offsets,d256"),
-        pytest.param((1, 2, 1, 65, 130, 64), {}, {"spans": ((3, 9), (60, 129)), "top": 1}, id="spans"),
+        pytest.param((1, 2, 1, 35, 130, 64), {}, {"spans": ((3, 9), (60, 129)), "top": 1}, id="spans"),
     ],
 )  # fmt: skip
 def test_every_statistic_agrees(interpreted, tensors, shape, where, options):
