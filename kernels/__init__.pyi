@@ -9,3 +9,4 @@ from .ring import ring_slot as ring_slot
 from .rows import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 from .rows import RowStatistics as RowStatistics
 from .rows_auto import row_statistics as row_statistics
+from .rows_fused import fused_row_statistics as fused_row_statistics

@@ -64,9 +64,7 @@ def dense_into(
     square = attention(name, q, k[:, :, past:], v[:, :, past:], causal=True, scale=scale, lse=want)
     if past:
         before = k[:, :, :past], v[:, :, :past]
-        merge_into(
-            out, lse, attention(name, q, *before, causal=False, scale=scale, lse=True), square
-        )
+        merge_into(out, lse, attention(name, q, *before, causal=False, scale=scale, lse=True), square)
         return
     _copy(out, square[0])
     if lse is not None:

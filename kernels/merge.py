@@ -42,9 +42,7 @@ def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return mixed.sum(0).to(outs.dtype), lse
 
 
-def merge_into(
-    out: Tensor, lse: Tensor | None, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]
-) -> None:
+def merge_into(out: Tensor, lse: Tensor | None, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> None:
     """Write the merge of two parts [B, H, N, D] into `out` and, unless None, `lse` [B, H, N]."""
     if use_triton(out):
         from headscope.kernels.merge_triton import merge_pair

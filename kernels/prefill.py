@@ -31,6 +31,10 @@ def mixed_prefill(
 ) -> tuple[Tensor, Tensor | None]:
     """Causal attention in which every query head has its own sink and window.
 
+    Keys that every head's window has left may be missing from the middle: over the first `sink`
+    and the last `window + Nq - 1` keys alone the result is the same, so a chunk can be run over a
+    streaming cache.
+
     Args:
         q: queries of the last Nq positions, after rotary embedding. [B, Hq, Nq, D]
         k, v: keys and values of all Nk positions, KV heads not repeated. [B, Hkv, Nk, D]

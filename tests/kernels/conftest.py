@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -22,20 +21,14 @@ def interpreted() -> Iterator[Callable[..., Any]]:
     Triton reads TRITON_INTERPRET when it is first imported, which may have happened here already.
     """
     pytest.importorskip("triton")
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
     pool = ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), torch.use_deterministic_algorithms, (True,)
     )
-    try:
-        assert pool.submit(torch.empty, 3).result().isnan().all()
+    with pool, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        assert pool.submit(torch.empty, 3).result().isnan().all()  # the process runs from here on
+        patch.undo()
         yield lambda call, *args, **options: pool.submit(call, *args, **options).result()
-    finally:
-        pool.shutdown()
-        if before is None:
-            del os.environ["TRITON_INTERPRET"]
-        else:
-            os.environ["TRITON_INTERPRET"] = before
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,17 @@ def test_left_padding_changes_nothing(pad, sink, window):
     assert (out[:, :, :pad] == 0).all() and (lse[:, :, :pad] == -torch.inf).all()
 
 
+@settings(max_examples=25, deadline=None)
+@given(keys=st.integers(1, 40), rows=st.integers(1, 9), sink=st.integers(0, 5), window=st.integers(1, 9))
+def test_keys_that_every_window_has_left_may_be_missing(keys, rows, sink, window):
+    rows = min(rows, keys)
+    q, k, v = (torch.randn(1, 1, keys, 4, dtype=torch.float64, generator=SEED) for _ in range(3))
+    want, _ = mixed_prefill(q[:, :, -rows:], k, v, [sink], [window])
+    held = [*range(min(sink, keys)), *range(max(sink, keys - window - rows + 1), keys)]
+    got, _ = mixed_prefill(q[:, :, -rows:], k[:, :, held], v[:, :, held], [sink], [window])
+    assert_close(got, want, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("start", [None, [0, 13]], ids=["", "left-padding"])
 @pytest.mark.parametrize("rows", [20, 11], ids=["prompt", "chunk"])
 @pytest.mark.parametrize(
