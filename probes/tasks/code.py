@@ -16,8 +16,8 @@ from headscope.probes.tasks._windows import stretches
 
 # Top-level modules of plain Python in every supported version: finding them imports nothing.
 _MODULES = (
-    "calendar", "configparser", "csv", "dataclasses", "difflib", "fractions", "functools", "ipaddress",
-    "pprint", "random", "shlex", "statistics", "string", "textwrap", "threading", "tokenize", "uuid",
+    "calendar", "csv", "dataclasses", "fractions", "functools", "pprint", "random", "shlex",
+    "statistics", "string", "textwrap", "tokenize", "uuid",
 )  # fmt: skip
 _DEFINITION = re.compile(r"\n(?=(?:async def|def|class) )")
 
