@@ -25,7 +25,7 @@ def reporting(console: Console) -> Iterator[Callable[[Step], None]]:
         yield _lines(console)
     else:
         with _bar(console) as bar:
-            task = bar.add_task("scan", total=1.0, left="", what="")
+            task = bar.add_task("scan", total=1.0, left="", what="preparing")
             yield lambda step: bar.update(task, completed=step.share, left=left(step), what=_what(step))
 
 

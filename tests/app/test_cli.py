@@ -153,7 +153,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, make_run: Callable[..., Path], head
     """A model that loads at once, and a scan that leaves the made-up run folder."""
     from headscope import heads, probes
 
-    def put(folder: Path, error: Exception | None = None) -> None:
+    def put(folder: Path, error: BaseException | None = None) -> None:
         def scan(*_: object, progress: Any, **__: object) -> HeadMap:
             if error:
                 raise error
@@ -197,3 +197,25 @@ def test_scan_hands_on_errors(pretend: Pretend, tmp_path: Path) -> None:
         assert result.exit_code == 2
         last = result.stderr.strip().splitlines()[-1]
         assert last in ("The context is too long.", "'/x/y': No space left on device.")
+
+
+def test_an_interrupted_scan_says_that_it_can_go_on(pretend: Pretend, tmp_path: Path) -> None:
+    pretend(tmp_path, KeyboardInterrupt())
+    result = run_cli("scan", "smollm2", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert result.stderr.strip().splitlines()[-1].startswith("Stopped; the same command goes on from")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("smollm2", "smollm2"),
+        ("Qwen/Qwen3-0.6B", "Qwen3-0.6B"),
+        ("/a/b c.gguf", "b-c"),
+        ("./", Path.cwd().name),
+    ],
+)
+def test_the_run_folder_is_named_after_the_model(model: str, name: str) -> None:
+    from headscope.app.cli_scan import slug
+
+    assert slug(model) == name

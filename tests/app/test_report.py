@@ -137,8 +137,7 @@ def test_in_a_browser(browser: Browser, report: Path, run: Path) -> None:
 
 
 @needs_browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1920])
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1920, "light")])
 def test_nothing_runs_over_the_edge(browser: Browser, report: Path, theme: str, width: int) -> None:
     page, _, errors = _open(browser, report, theme, width)
     assert errors == []
