@@ -1,0 +1,78 @@
+"""Sampling rows and averaging over them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from zoo import tiny
+
+from headscope.probes import HeadscopeError, Prompt, Recipe, load, observe
+from headscope.probes.observe import _average, sample_rows
+
+
+@given(n=st.integers(1, 400), count=st.integers(2, 64), seed=st.text(max_size=4))
+def test_sampled_rows(n: int, count: int, seed: str) -> None:
+    rows = sample_rows(n, count, seed)
+    assert len(rows) == min(n, count)
+    assert (np.diff(rows) > 0).all()
+    assert rows[0] == 0
+    assert rows[-1] < n
+    assert rows.tolist() == sample_rows(n, count, seed).tolist()
+
+
+def test_the_average_is_unbiased_and_its_variance_is_true() -> None:
+    """Over many draws: the estimates centre on the full mean and scatter as the variance says."""
+    rng = np.random.default_rng(0)
+    n, count = 300, 48
+    everything = rng.gamma(0.5, size=n)
+    everything[:4] = 30.0  # early rows that stand out
+    everything[100:120] = np.nan  # and a stretch where the statistic is not defined
+    means, variances = [], []
+    for draw in range(2000):
+        rows = sample_rows(n, count, str(draw))
+        mean, var = _average({"x": everything[rows][None, None].astype(np.float32)}, rows, n)
+        means.append(float(mean["x"][0, 0]))
+        variances.append(float(var["x"][0, 0]))
+    assert np.mean(means) == pytest.approx(np.nanmean(everything), rel=0.01)
+    assert np.mean(variances) == pytest.approx(np.var(means), rel=0.15)
+
+
+def test_all_rows_have_no_sampling_error() -> None:
+    values = np.random.default_rng(1).random((1, 2, 30)).astype(np.float32)
+    mean, var = _average({"x": values}, np.arange(30), 30)
+    np.testing.assert_allclose(mean["x"], values.mean(-1), rtol=1e-5)
+    assert not var["x"].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "gpt-oss", "gpt-neox", "phi3", "olmo2"])
+def test_observation_agrees_with_the_model(name: str) -> None:
+    """Whole-head quantities against the model's own: W_O slices, predictions, residual norms."""
+    model = load(tiny(name))
+    ids = tuple(int(i) for i in torch.randint(3, 96, (70,), generator=torch.Generator().manual_seed(3)))
+    prompt = Prompt("needle", ids, {"needle": (10, 20), "value": (12, 15)}, (66, 70))
+    seen = observe(model, prompt, Recipe(sample=1000))
+    out = model.hf(torch.tensor([ids]), output_hidden_states=True)
+    assert seen.predicted.tolist() == out.logits[0, 65:69].argmax(-1).tolist()
+    logprob = out.logits[0, 65:69].float().log_softmax(-1).gather(-1, torch.tensor(ids[66:])[:, None])
+    np.testing.assert_allclose(seen.logprob, logprob[:, 0], atol=1e-4)
+    norms = torch.stack([h[0].float().norm(dim=-1) for h in out.hidden_states[:-1]])
+    np.testing.assert_allclose(seen.layer["peak_norm"], norms.topk(8, -1).values, rtol=1e-4)
+    assert seen.exact["top_key"].shape == (3, 6, 4, 8)
+    assert not any(v.any() for v in seen.var.values())
+
+
+def test_prompts_that_do_not_fit() -> None:
+    model = load(tiny("llama"))
+    with pytest.raises(HeadscopeError, match=r"has 300 tokens, but .* was built for at most 256"):
+        observe(model, Prompt("x", (5,) * 300))
+    with pytest.raises(HeadscopeError, match="made with another tokenizer"):
+        observe(model, Prompt("x", (5, 400)))
+
+
+def test_a_prompt_of_one_token() -> None:
+    seen = observe(load(tiny("llama")), Prompt("x", (5,)))
+    assert seen.mean["first_1"].tolist() == np.ones((3, 6)).tolist()
