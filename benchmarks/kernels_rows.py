@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from kernels_timing import medians_ms, provenance, randn, save
 
-from headscope.kernels.rows import RowStatistics, row_statistics
 from headscope.kernels.dense import attention
+from headscope.kernels.rows import RowStatistics, row_statistics
 from headscope.kernels.rows_fused import fused_row_statistics
 
 HEADS, KV_HEADS, DIM = 32, 8, 128

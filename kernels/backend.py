@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib.util import find_spec
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_its_device(
+    launch: Callable[Concatenate[Tensor, P], R],
+) -> Callable[Concatenate[Tensor, P], R]:
+    """Make the GPU of the first argument current: Triton launches on the current one only."""
+
+    @wraps(launch)
+    def launched(first: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.cuda.device_of(first):  # does nothing for a tensor on the CPU
+            return launch(first, *args, **kwargs)
+
+    return launched
 
 
 @cache

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from headscope.kernels.backend import overlap, processors
+from headscope.kernels.backend import on_its_device, overlap, processors
 from headscope.kernels.plan import HeadPlan
 from headscope.kernels.prefill_triton import LOG2E
 from headscope.kernels.split_triton import _merge_splits, _split_decode
@@ -27,6 +27,7 @@ def count_splits(tiles: int, lanes: int, programs: int) -> int:
     return int(triton.cdiv(tiles, turns))
 
 
+@on_its_device
 def split_decode(
     q: Tensor,
     dense: tuple[Tensor, Tensor] | None,

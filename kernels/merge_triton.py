@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headscope.kernels.backend import on_its_device
+
 ROWS = 16
 
 
@@ -58,6 +60,7 @@ def _merge_pair(
         tl.store(lse + batch * lse_b + head * lse_h + row * lse_n, joined, mask=real)
 
 
+@on_its_device
 def merge_pair(
     out: Tensor, lse: Tensor | None, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor | None]:

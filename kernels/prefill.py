@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headscope.kernels.backend import side_stream, use_triton
+from headscope.kernels.backend import on_its_device, side_stream, use_triton
 from headscope.kernels.dense import attention, backend, dense_into
 from headscope.kernels.plan import DenseRun, HeadPlan, Ints, check_shapes, ints, plan_heads
 from headscope.kernels.reference import attend
@@ -73,6 +73,7 @@ def check_starts(key_start: Ints | None, batch: int, keys: int) -> tuple[int, ..
     return starts if any(starts) else ()
 
 
+@on_its_device
 def _on_gpu(
     q: Tensor,
     k: Tensor,

@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from headscope.kernels.backend import processors
+from headscope.kernels.backend import on_its_device, processors
 from headscope.kernels.prefill_triton import LOG2E
 from headscope.kernels.rows import RowStatistics
 from headscope.kernels.rows_gather import device_ints, heaviest_keys, offset_mass
@@ -22,6 +22,7 @@ from headscope.kernels.rows_keys_triton import _cut, _receive
 from headscope.kernels.rows_triton import _join_splits, _sweep
 
 
+@on_its_device
 def fused_row_statistics(
     q: Tensor,
     k: Tensor,
