@@ -1,7 +1,7 @@
 """The whole map at a glance: an inline SVG of every head's labels, without any script.
 
 A cell is filled with the hue of its rarest role, faintly where many heads share that role; its
-other roles are the marks at its foot, those that most heads have left out.
+other roles are the marks at its foot, those that many heads share left out.
 Colours are CSS variables `--role-<name>`, so that a page changes theme without redrawing.
 """
 
@@ -36,16 +36,9 @@ def label_map(headmap: HeadMap) -> Markup:
     """The map as an SVG element; every cell says in words what it is."""
     g = headmap.meta.geometry
     order = _rarest_first(headmap)
-    labels, faint, unmarked = headmap.labels(), common(headmap, 0.3), common(headmap)
+    labels, faint = headmap.labels(), common(headmap)
     cells = [
-        _cell(
-            headmap,
-            int(layer),
-            int(head),
-            [r for r, on in zip(order, flags, strict=True) if on],
-            faint,
-            unmarked,
-        )
+        _cell(headmap, int(layer), int(head), [r for r, on in zip(order, flags, strict=True) if on], faint)
         for layer, head, *flags in labels[["layer", "head", *order]].itertuples(index=False)
     ]
     width = _LEFT + g.layers * (_CELL + _GAP)
@@ -61,7 +54,7 @@ def label_map(headmap: HeadMap) -> Markup:
     )
 
 
-def common(headmap: HeadMap, share: float = 0.5) -> list[str]:
+def common(headmap: HeadMap, share: float = 0.3) -> list[str]:
     """The roles that more than `share` of all heads have."""
     return [r for r in _rarest_first(headmap) if headmap.frame[headmap.rule(r).column].mean() > share]
 
@@ -70,15 +63,13 @@ def _rarest_first(headmap: HeadMap) -> list[str]:
     return sorted(headmap.roles, key=lambda r: int(headmap.frame[headmap.rule(r).column].sum()))
 
 
-def _cell(
-    headmap: HeadMap, layer: int, head: int, roles: list[str], faint: list[str], unmarked: list[str]
-) -> Markup:
+def _cell(headmap: HeadMap, layer: int, head: int, roles: list[str], faint: list[str]) -> Markup:
     x, y = _LEFT + layer * (_CELL + _GAP), _top(headmap, head)
     words = ", ".join(map(title, roles)) or "no label"
     kv = headmap.meta.geometry.kv_head(head)
     fill = f"var(--role-{roles[0]})" if roles else "var(--empty)"
     strength = f"color-mix(in srgb, {fill} 32%, var(--empty))" if roles and roles[0] in faint else fill
-    further = [role for role in roles[1:] if role not in unmarked][:3]
+    further = [role for role in roles[1:] if role not in faint][:3]
     mark = Markup('<circle cx="{:g}" cy="{}" r="2.6" style="fill:var(--role-{})" stroke="var(--paper)"/>')
     marks = [mark.format(x + 4.5 + 5.6 * i, y + _CELL - 4.5, role) for i, role in enumerate(further)]
     group = Markup('<g data-layer="{}" data-head="{}"><title>L{}H{} (KV head {}): {}</title>')
