@@ -29,6 +29,14 @@ from rich.table import Table
 from headscope.probes import Model, Prompt, Recipe, load, observe
 from headscope.probes.haystack import default_haystack
 
+# Random weights are fine for timing; the shape is what counts.
+SHAPES: dict[str, dict[str, int]] = {
+    "llama-3-8b-shape": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+        "max_position_embeddings": 1 << 17,
+    },
+}  # fmt: skip
 METHODS = ("plain", "headscope", "eager", "bridge")
 LABELS = {
     "plain": "plain SDPA prefill",
@@ -39,10 +47,31 @@ LABELS = {
 BUDGET = 16 * 2**30
 
 
+def model_of(source: str) -> Model:
+    """A model to load, or one of a given shape with random weights."""
+    if source not in SHAPES:
+        return load(source)
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        model = LlamaForCausalLM(
+            LlamaConfig(**SHAPES[source], rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
+        )
+    torch.set_default_dtype(torch.float32)
+    return load(model.to(torch.bfloat16))
+
+
 def prompt_of(model: Model, length: int) -> Prompt:
     """Natural text with an answer marked at its end, so that exact rows are observed as in a scan."""
-    assert model.tokenizer is not None
-    ids = model.tokenizer(default_haystack()[: 8 * length], add_special_tokens=False)["input_ids"][:length]
+    if model.tokenizer is None:
+        ids = torch.randint(10, 1000, (length,), generator=torch.Generator().manual_seed(0)).tolist()
+    else:
+        ids = model.tokenizer(default_haystack()[: 8 * length], add_special_tokens=False)["input_ids"][
+            :length
+        ]
     half = length // 2
     return Prompt(
         "needle",
@@ -104,7 +133,7 @@ def times(model: Model, method: str, length: int, pairs: int) -> dict[str, float
 @torch.no_grad()
 def peak(source: str, method: str, length: int) -> int:
     """Peak bytes over the loaded model, in this process."""
-    model = load(source)
+    model = model_of(source)
     call = runner(model, method, prompt_of(model, length))
     if model.device.type == "cuda":
         before = torch.cuda.memory_allocated()
@@ -144,7 +173,7 @@ def main() -> None:
     if args.peak:
         print(peak(args.model, args.peak[0], int(args.peak[1])))
         return
-    model = load(args.model)
+    model = model_of(args.model)
     loaded = sum(p.numel() * p.element_size() for p in model.hf.parameters())
     results: dict[str, object] = {
         "command": "python benchmarks/scan_overhead.py " + " ".join(sys.argv[1:]),

@@ -69,9 +69,10 @@ class HeadRows:
         return {"previous": (1,)} | dict(self.prompt.offsets)
 
     @cached_property
-    def _directions(self) -> Tensor:
-        """The unembedding of every token of the prompt. [n, hidden]"""
-        return self.model.unembedding(torch.tensor(self.prompt.ids))
+    def _directions(self) -> tuple[Tensor, Tensor]:
+        """The unembeddings of the prompt's distinct tokens [u, hidden], and which one each token is [n]."""
+        distinct, which = torch.tensor(self.prompt.ids).unique(return_inverse=True)
+        return self.model.unembedding(distinct), which
 
     def see(self, call: AttentionCall) -> None:
         if len(self.prompt) != call.q.shape[2] or call.q.shape[0] != 1:
@@ -94,7 +95,7 @@ class HeadRows:
             first = self._measure(call, torch.arange(min(self.prefix, len(self.prompt))), 1, plain=True)
             head["prefix_first"] = first.first[0, :, :, 0].mean(-1)
         for name, store in (("_sampled", a), ("_exact", b), ("_head", head)):
-            getattr(self, name).append({k: v.cpu() for k, v in store.items()})
+            getattr(self, name).append(store)
 
     def _measure(self, call: AttentionCall, rows: Tensor, top: int, plain: bool = False) -> RowStatistics:
         watch = self.watch.model_copy(update={"top": top})  # 0: the mass alone
@@ -141,10 +142,14 @@ class HeadRows:
         return out
 
     def _copying(self, s: RowStatistics, weight: Tensor) -> Tensor:
-        """Cosine between what a head adds and the unembedding of the token it looks at. [H, R]"""
+        """Share of the prompt's other tokens whose logit the head raises less than that of the token
+        it looks at most. 0 ... 1, 0.5 by chance. [H, R]"""
         added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
-        direction = self._directions.to(added.device)[s.top_key[0, ..., 0]]
-        return torch.nn.functional.cosine_similarity(added, direction, dim=-1)
+        table, which = self._directions
+        logits = added @ table.to(added.device).T
+        looked_at = which.to(added.device)[s.top_key[0, ..., 0]]
+        below = logits < logits.gather(-1, looked_at[..., None])
+        return below.sum(-1) / max(1, table.shape[0] - 1)
 
     def _receivers(self, call: AttentionCall, s: RowStatistics) -> dict[str, Tensor]:
         """The keys with the most received mass per row that sees them. [H, 8]
@@ -164,7 +169,10 @@ class HeadRows:
         return {"receiver_key": key, "receiver_mass": mass}
 
     def collect(self) -> Found:
-        """All layers stacked, float32 and checked to be finite where they must be."""
+        """All layers stacked on the CPU, and checked to be finite where they must be.
+
+        Only here do results leave the GPU: a copy per layer would make the prefill wait.
+        """
         for layer, seen in enumerate(self._sampled):
             refuse_unbounded(self.model.name, layer, seen["lse"])
         return Found(_stack(self._sampled), _stack(self._exact), _stack(self._head))
@@ -178,4 +186,4 @@ def _value_norms(call: AttentionCall, weight: Tensor, at: Tensor) -> Tensor:
 
 
 def _stack(layers: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:
-    return {name: torch.stack([layer[name] for layer in layers]).numpy() for name in layers[0]}
+    return {name: torch.stack([layer[name].cpu() for layer in layers]).numpy() for name in layers[0]}

@@ -53,18 +53,18 @@ class ResidualMeter:
         top, token = norm.topk(min(self.extremes, len(norm)))
         dim = x[token].abs().argmax(-1)
         low, high = x.aminmax()
-        self.peak_token.append(token.cpu())
-        self.peak_norm.append(top.cpu())
-        self.peak_dim.append(dim.cpu())
-        self.peak_value.append(x[token, dim].cpu())
-        self.median_norm.append(norm.median().cpu())
-        self.inf_norm.append(torch.maximum(-low, high).cpu())
+        self.peak_token.append(token)
+        self.peak_norm.append(top)
+        self.peak_dim.append(dim)
+        self.peak_value.append(x[token, dim])
+        self.median_norm.append(norm.median())
+        self.inf_norm.append(torch.maximum(-low, high))
         self.kurtosis.append(_kurtosis(x) if self.moments else torch.tensor(torch.nan))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything seen, one entry per layer. [L] or [L, extremes]"""
+        """Everything seen, one entry per layer, now copied to the CPU. [L] or [L, extremes]"""
         names = [f.name for f in fields(self) if f.name not in ("moments", "extremes")]
-        return {name: torch.stack(getattr(self, name)).numpy() for name in names}
+        return {name: torch.stack([x.cpu() for x in getattr(self, name)]).numpy() for name in names}
 
 
 def _kurtosis(x: Tensor) -> Tensor:

@@ -28,8 +28,7 @@ _COLUMNS = {
     "copying": (
         "copying",
         ColumnInfo(
-            about="cosine between what the head adds and the unembedding of the token it looks at most",
-            low=-1.0,
+            about="share of the text's other tokens that its output raises less than the token it looks at",
             source="after Elhage et al. 2021 and Olsson et al. 2022: the copying half of an induction head",
         ),
     ),
@@ -45,7 +44,7 @@ _COLUMNS = {
 
 @detectors.register
 class Induction:
-    """Means over the sampled rows from the second repeat on; 0 ... 1 (copying -1 ... 1).
+    """Means over the sampled rows from the second repeat on; 0 ... 1 (copying: 0.5 by chance).
 
     RazorAttention ranks all heads and keeps the first 14% by induction and 1% by echo; the
     labels here ask for a mass that chance cannot give: with period P a uniform row puts less

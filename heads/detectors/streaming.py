@@ -55,9 +55,7 @@ class Streaming:
 
     def read(self, seen: Sequence[Observation], geometry: Geometry) -> Reading:
         long = [o for o in seen if len(o.prompt) >= SINK + RECENT + _ROWS and _natural(o)]
-        answers = [
-            o for o in seen if o.prompt.task == "needle" and o.right and len(o.prompt) > SINK + RECENT
-        ]
+        answers = [o for o in seen if o.prompt.task == "needle" and o.right and len(o.prompt) > SINK + RECENT]
         scores: dict[str, Estimate] = {}
         about: dict[str, ColumnInfo] = {}
         for name, (statistic, high, text) in _COLUMNS.items():
