@@ -146,9 +146,9 @@ def _kind_section(headmap: HeadMap, role: str = "active_dormant") -> KindSection
     prefixes = [p for p in _KINDS if any(c.startswith(p) for c in headmap.meta.columns)]
     if role not in headmap.roles or not prefixes:
         return None
-    best = headmap.top(role, 20)
+    best = headmap.top(role, len(headmap.frame))
     labelled = best[best[headmap.rule(role).column].astype(bool)]
-    chosen = labelled if len(labelled) else best.head(8)
+    chosen = labelled.head(20) if len(labelled) else best.head(8)
     heads = [(int(a), int(b)) for a, b in zip(chosen["layer"], chosen["head"], strict=True)]
     return KindSection([(_KINDS[p], _kind_chart(headmap, p, heads, role)) for p in prefixes])
 
