@@ -59,14 +59,11 @@ def models(as_json: _Json = False) -> None:
 
 def inventory() -> dict[str, list[dict[str, Any]]]:
     """Everything that is registered, as plain values."""
-    # Not through the doors: once a registry has filled itself, the door's name for it is taken by
-    # the package of the same name that it imported.
-    from headscope.heads import PRESETS
-    from headscope.heads.detect import detectors
-    from headscope.probes.prompts import tasks
+    from headscope.heads import DETECTORS, PRESETS
+    from headscope.probes import TASKS
 
     return {
-        "tasks": [{"name": t.name, "summary": t.summary} for t in tasks],
+        "tasks": [{"name": t.name, "summary": t.summary} for t in TASKS],
         "detectors": [
             {
                 "name": d.name,
@@ -75,7 +72,7 @@ def inventory() -> dict[str, list[dict[str, Any]]]:
                     {"role": r.role, "score": r.score, "rule": str(r), "source": r.source} for r in d.rules
                 ],
             }
-            for d in detectors
+            for d in DETECTORS
         ],
         "presets": [
             {

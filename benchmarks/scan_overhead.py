@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headscope.probes import Model, Prompt, Recipe, load, observe
-from headscope.probes.haystack import default_haystack
+from headscope.probes.haystack import default_text
 
 # Random weights are fine for timing; the shape is what counts.
 SHAPES: dict[str, dict[str, int]] = {
@@ -69,9 +69,7 @@ def prompt_of(model: Model, length: int) -> Prompt:
     if model.tokenizer is None:
         ids = torch.randint(10, 1000, (length,), generator=torch.Generator().manual_seed(0)).tolist()
     else:
-        ids = model.tokenizer(default_haystack()[: 8 * length], add_special_tokens=False)["input_ids"][
-            :length
-        ]
+        ids = model.tokenizer(default_text()[: 8 * length], add_special_tokens=False)["input_ids"][:length]
     half = length // 2
     return Prompt(
         "needle",

@@ -1,7 +1,7 @@
 from .comparison import Comparison as Comparison
+from .detect import DETECTORS as DETECTORS
 from .detect import Detector as Detector
 from .detect import Reading as Reading
-from .detect import detectors as detectors
 from .evidence import ShownPrompt as ShownPrompt
 from .evidence import read_evidence as read_evidence
 from .headmap import ColumnInfo as ColumnInfo

@@ -48,7 +48,7 @@ class Detector(Protocol):
         ...
 
 
-detectors: Registry[Detector] = Registry("detector", "headscope.heads.detectors")
+DETECTORS: Registry[Detector] = Registry("detector", "headscope.heads.detectors")
 
 
 def detect(
@@ -69,7 +69,7 @@ def detect(
     }
     about: dict[str, ColumnInfo] = {}
     rules: list[Rule] = []
-    for detector in detectors:
+    for detector in DETECTORS:
         reading = detector.read(seen, geometry)
         for name, estimate in reading.scores.items():
             columns[name] = estimate.value.reshape(-1)

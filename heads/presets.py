@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headscope.probes import HeadscopeError, Prompt, Recipe, tasks, unknown
+from headscope.probes import TASKS, HeadscopeError, Prompt, Recipe, unknown
 
 
 class Portion(BaseModel):
@@ -62,7 +62,7 @@ class Preset(BaseModel):
         made = []
         for portion in self.portions:
             lengths = sorted({max(64, int(longest * f)) for f in portion.fractions})
-            made += tasks[portion.task].prompts(
+            made += TASKS[portion.task].prompts(
                 tokenizer,
                 lengths=lengths,
                 per_length=portion.per_length,

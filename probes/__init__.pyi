@@ -14,9 +14,9 @@ from .model import Model as Model
 from .observe import Observation as Observation
 from .observe import Recipe as Recipe
 from .observe import observe as observe
+from .prompts import TASKS as TASKS
 from .prompts import Prompt as Prompt
 from .prompts import Task as Task
-from .prompts import tasks as tasks
 from .registry import Registry as Registry
 from .rows import RowObserver as RowObserver
 from .rows import Watch as Watch

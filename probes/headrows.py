@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EARLY = 16  # rows at the start that are always in the sample: they see so few keys that they stand out
 _RECEIVERS = 8
+_VALUES = 48  # keys whose values tell how large an ordinary one is
 _MIN_SEEN = 16  # sampled rows that must see a key before its received mass is trusted
 
 
@@ -81,17 +82,17 @@ class HeadRows:
         copies = "echo" in self.prompt.offsets
         sampled = self._measure(call, self.sample, 1 if copies else 0)
         exact = self._measure(call, self.exact, self.watch.top)
-        value_norm = _value_norms(call, weight, self.sample)
-        typical = value_norm.median(-1).values.clamp_min(1e-12)
+        some = self.sample[:: max(1, len(self.sample) // _VALUES)]
+        typical = _value_norms(call, weight, some).median(-1).values.clamp_min(1e-12)
         a = self._per_row(sampled, weight, self.sample, typical)
         b = self._per_row(exact, weight, self.exact, typical)
         b |= {"top_key": exact.top_key[0], "top_masses": exact.top_mass[0]}
         if copies:
             a["copying"] = self._copying(sampled, weight)
-        head = self._receivers(call, sampled)
+        head = {"value_norm_median": typical}
         head["value_norm_first"] = _value_norms(call, weight, torch.zeros(1, dtype=torch.long))[:, 0]
-        head["value_norm_median"] = typical
-        if "kind" in self.prompt.meta and self.prompt.answer is None:
+        if self.prompt.answer is None:  # text, in which sinks are looked for
+            head |= self._receivers(call, sampled)
             first = self._measure(call, torch.arange(min(self.prefix, len(self.prompt))), 1, plain=True)
             head["prefix_first"] = first.first[0, :, :, 0].mean(-1)
         for name, store in (("_sampled", a), ("_exact", b), ("_head", head)):
@@ -120,8 +121,9 @@ class HeadRows:
             out[f"recent_{w}"] = s.recent[0, ..., i]
         for i, name in enumerate(self.prompt.spans):
             out[f"span_{name}"] = s.span[0, ..., i]
+        first_period = visible <= int(self.prompt.meta.get("period", 0)) + 1
         for i, name in enumerate(self._offsets):
-            out[f"offset_{name}"] = s.offset[0, ..., i]
+            out[f"offset_{name}"] = s.offset[0, ..., i].masked_fill(first_period, torch.nan)
         added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
         whole = added.sum(0).norm(dim=-1).clamp_min(1e-12)
         out["activity"] = added.norm(dim=-1) / typical[:, None]

@@ -110,4 +110,4 @@ class Task(Protocol):
         ...
 
 
-tasks: Registry[Task] = Registry("task", "headscope.probes.tasks")
+TASKS: Registry[Task] = Registry("task", "headscope.probes.tasks")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from headscope.probes.model import Model
 
 _TOKENS = 24
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-_COARSE = 0.05  # half-precision eager attention is itself this far from exact
+_FINE = 1e-3  # largest difference in float32
+_COARSE = 0.02  # mean difference in half precision, where rounding drifts apart over the layers
 
 
 @torch.no_grad()
@@ -32,16 +32,17 @@ def verify(model: Model) -> None:
     with attach(model, seen):
         model.decoder(input_ids=ids, use_cache=False)
     seen.check()
-    tolerance = _TOLERANCE.get(model.hf.dtype, _COARSE)
+    exact = model.hf.dtype in (torch.float32, torch.float64)
     for layer, weights in enumerate(_eager(model, ids)):
         got, own = seen.layers[layer], weights.float().cpu()
         refuse_unbounded(model.name, layer, got.lse[0])
-        gap = max(
-            float((got.first[..., 0] - own[..., 0]).abs().max()),
-            float((got.top_mass[..., 0] - own.amax(-1)).abs().max()),
-            float((got.received - own.sum(2)).abs().max()) / _TOKENS,
-        )
-        if not gap <= tolerance:
+        gaps = torch.stack([
+            (got.first[..., 0] - own[..., 0]).abs(),
+            (got.top_mass[..., 0] - own.amax(-1)).abs(),
+            (got.received - own.sum(2)).abs() / _TOKENS,
+        ])  # fmt: skip
+        gap = float(gaps.max() if exact else gaps.mean())
+        if not gap <= (_FINE if exact else _COARSE):
             raise Refused(
                 f"{model.name!r} ({type(model.hf).__name__}): what headscope sees of layer {layer} "
                 f"differs from the model's own attention by {gap:.2g}, so a scan would be wrong."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headscope.heads.detect import Reading, detectors
+from headscope.heads.detect import DETECTORS, Reading
 from headscope.heads.headmap import ColumnInfo
 from headscope.heads.rules import Condition, Rule
 from headscope.probes import Estimate, Geometry, Observation
@@ -16,7 +16,7 @@ _SOURCE = "Guo et al. 2024 (arXiv 2410.13835)"
 DORMANT_MASS, DORMANT_ACTIVITY = 0.7, 0.5
 
 
-@detectors.register
+@DETECTORS.register
 class ActiveDormant:
     """Mass on the sink and size of the output, per kind of text.
 

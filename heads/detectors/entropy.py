@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headscope.heads.detect import Reading, detectors
+from headscope.heads.detect import DETECTORS, Reading
 from headscope.heads.headmap import ColumnInfo
 from headscope.heads.rules import Rule
 from headscope.probes import Geometry, Observation
 from headscope.sinks import on_kind
 
 
-@detectors.register
+@DETECTORS.register
 class Entropy:
     """Shannon entropy of a row over ln(keys it sees), mean over sampled rows of prose.
 

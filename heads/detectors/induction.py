@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headscope.heads.detect import Reading, detectors
+from headscope.heads.detect import DETECTORS, Reading
 from headscope.heads.headmap import ColumnInfo
 from headscope.heads.rules import Condition, Rule
 from headscope.probes import Geometry, Observation
@@ -42,7 +42,7 @@ _COLUMNS = {
 }
 
 
-@detectors.register
+@DETECTORS.register
 class Induction:
     """Means over the sampled rows from the second repeat on; 0 ... 1 (copying: 0.5 by chance).
 

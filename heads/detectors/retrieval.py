@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from headscope.heads.detect import Reading, detectors
+from headscope.heads.detect import DETECTORS, Reading
 from headscope.heads.headmap import ColumnInfo
 from headscope.heads.rules import Condition, Rule
 from headscope.probes import Geometry, Observation, over_prompts
@@ -65,7 +65,7 @@ _VARIANTS: dict[str, tuple[Callable[[Observation], NDArray[np.float64]], float |
 }
 
 
-@detectors.register
+@DETECTORS.register
 class Retrieval:
     """Scores over prompts that the model answers right; expect few heads, in upper-middle layers."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headscope.heads.detect import Reading, detectors
+from headscope.heads.detect import DETECTORS, Reading
 from headscope.heads.headmap import ColumnInfo
 from headscope.heads.rules import Condition, Rule
 from headscope.probes import Geometry, Observation
@@ -23,7 +23,7 @@ _COLUMNS = {
 }
 
 
-@detectors.register
+@DETECTORS.register
 class Sink:
     """Over natural prose; all three 0 ... 1. Expect sinks in most upper-layer heads."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headscope.heads.detect import Reading, detectors
+from headscope.heads.detect import DETECTORS, Reading
 from headscope.heads.headmap import ColumnInfo
 from headscope.heads.rules import Condition, Rule
 from headscope.probes import Estimate, Geometry, Observation, over_prompts
@@ -30,7 +30,7 @@ _COLUMNS: dict[str, tuple[str, float | None, str]] = {
 }
 
 
-@detectors.register
+@DETECTORS.register
 class Streaming:
     """Where a row's attention lies, and what would be lost without the rest.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from headscope.probes.errors import HeadscopeError
 from headscope.probes.haystack import Haystack
-from headscope.probes.prompts import Prompt, tasks
+from headscope.probes.prompts import TASKS, Prompt
 from headscope.probes.tasks._windows import stretches
 
 # Top-level modules of plain Python in every supported version: finding them imports nothing.
@@ -38,7 +38,7 @@ def source() -> str:
     return "\n\n".join(found)
 
 
-@tasks.register
+@TASKS.register
 class Code:
     """Different windows of the standard library's source, each from a top-level definition.
 

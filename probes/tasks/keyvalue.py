@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from headscope.probes.haystack import LINE, Haystack, default_text
-from headscope.probes.prompts import Prompt, tasks
+from headscope.probes.prompts import TASKS, Prompt
 from headscope.probes.tasks._build import Cut, Supply, build, cells
 from headscope.probes.tasks._draft import Draft, Mark
 from headscope.probes.tokens import encode
@@ -18,7 +18,7 @@ _DISTRACTORS = 4  # of the other values are labelled
 _LINE_TOKENS = 5  # no line has fewer, in any tokenizer
 
 
-@tasks.register
+@TASKS.register
 class KeyValue:
     """A JSON object from English words to five-digit numbers, as long as the prompt allows.
 

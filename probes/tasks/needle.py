@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from headscope.probes.haystack import Haystack, insert
-from headscope.probes.prompts import Prompt, tasks
+from headscope.probes.prompts import TASKS, Prompt
 from headscope.probes.tasks._build import Supply, build, cells, windows
 from headscope.probes.tasks._draft import Draft, Mark
 from headscope.probes.tasks._words import (
@@ -99,7 +99,7 @@ WORDINGS: dict[str, Callable[[Random], Fact]] = {
 }  # fmt: skip
 
 
-@tasks.register
+@TASKS.register
 class Needle:
     """Six facts with made-up values, hidden at depths spread evenly from 0 to 1.
 

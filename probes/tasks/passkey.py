@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from headscope.probes.haystack import Haystack, insert
-from headscope.probes.prompts import Prompt, tasks
+from headscope.probes.prompts import TASKS, Prompt
 from headscope.probes.tasks._build import Supply, build, cells, windows
 from headscope.probes.tasks._draft import Draft, Mark
 from headscope.probes.tasks._words import FIRST_NAMES, SURNAMES, digits
@@ -20,7 +20,7 @@ _QUESTION = "What is the passkey of {owner}?"
 _LEAD = "The passkey of {owner} is "
 
 
-@tasks.register
+@TASKS.register
 class Passkey:
     """Four passkeys of three four-digit groups, each with an owner, spread evenly over the text.
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from headscope.probes.haystack import Haystack
-from headscope.probes.prompts import Prompt, tasks
+from headscope.probes.prompts import TASKS, Prompt
 from headscope.probes.tasks._windows import stretches
 
 
-@tasks.register
+@TASKS.register
 class Prose:
     """Different windows of the haystack, each from the beginning of a sentence. No spans, no answer.
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from headscope.probes.errors import HeadscopeError
-from headscope.probes.prompts import Prompt, tasks
+from headscope.probes.prompts import TASKS, Prompt
 from headscope.probes.tasks._build import cells
 from headscope.probes.tasks._vocabulary import candidates, draw, start
 
 
-@tasks.register
+@TASKS.register
 class RandomTokens:
     """A start token, then random ordinary tokens; none returns before the vocabulary is used up.
 

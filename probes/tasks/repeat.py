@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headscope.probes.errors import HeadscopeError
-from headscope.probes.prompts import Prompt, tasks
+from headscope.probes.prompts import TASKS, Prompt
 from headscope.probes.tasks._build import cells
 from headscope.probes.tasks._vocabulary import candidates, draw, start
 
@@ -14,7 +14,7 @@ _REPEATS = 4
 _LEAST_PERIOD = 4
 
 
-@tasks.register
+@TASKS.register
 class Repeat:
     """A start token, then P random ordinary tokens four times over; P = (length - 1) // 4.
 

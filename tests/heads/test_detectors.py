@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from headscope.heads import detectors
+from headscope.heads import DETECTORS
 from headscope.probes import Estimate, Observation, Prompt, over_prompts
 
 retrieval = importlib.import_module("headscope.heads.detectors.retrieval")
@@ -51,14 +51,14 @@ def test_retrieval_score_by_hand(keys: list[int], by_set: float, by_sum: float) 
 
 def test_only_right_answers_count() -> None:
     good, bad = seen([[4, 5, 6], [0, 0, 0]]), seen([[0, 0, 0], [4, 5, 6]], right=False)
-    reading = detectors["retrieval"].read([good, bad, good], None)  # type: ignore[arg-type]
+    reading = DETECTORS["retrieval"].read([good, bad, good], None)  # type: ignore[arg-type]
     assert reading.scores["retrieval"].value.tolist() == [[1.0, 0.0]]
     assert reading.about["retrieval"].prompts == 2
-    assert detectors["retrieval"].read([bad], None).scores == {}  # type: ignore[arg-type]
+    assert DETECTORS["retrieval"].read([bad], None).scores == {}  # type: ignore[arg-type]
 
 
 def test_every_detector_says_what_it_does() -> None:
-    for detector in detectors:
+    for detector in DETECTORS:
         assert detector.summary
         assert type(detector).__doc__
         for rule in detector.rules:

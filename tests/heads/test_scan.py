@@ -17,7 +17,7 @@ from zoo import tiny
 
 from headscope.heads import HeadMap, Manifest, Preset, Progress, RunFolder, read_evidence, read_json, scan
 from headscope.heads.presets import Portion
-from headscope.probes import HeadscopeError, Model, Observation, Recipe, load, observe, over_prompts, tasks
+from headscope.probes import TASKS, HeadscopeError, Model, Observation, Recipe, load, observe, over_prompts
 
 pytestmark = pytest.mark.model
 
@@ -189,7 +189,7 @@ def test_nan_weights_are_named() -> None:
 @pytest.fixture(scope="module")
 def needle(smollm2: Model) -> Observation:
     """A needle prompt that the model answers right."""
-    for prompt in tasks["needle"].prompts(
+    for prompt in TASKS["needle"].prompts(
         smollm2.tokenizer, lengths=[320], per_length=8, seed=3, haystack=None
     ):
         found = observe(smollm2, prompt, Recipe(sample=8))
@@ -245,7 +245,7 @@ def test_retrieval_equals_the_published_loop(smollm2: Model, needle: Observation
 
 def test_sampled_means_lie_within_their_error_bars(smollm2: Model) -> None:
     """Against all rows of the same texts: within 3 standard errors for at least 99% of heads."""
-    texts = tasks["prose"].prompts(smollm2.tokenizer, lengths=[256], per_length=3, seed=0, haystack=None)
+    texts = TASKS["prose"].prompts(smollm2.tokenizer, lengths=[256], per_length=3, seed=0, haystack=None)
     sampled = [observe(smollm2, p, Recipe(sample=64)) for p in texts]
     exact = [observe(smollm2, p, Recipe(sample=10_000)) for p in texts]
     for statistic in ("first_1", "entropy", "recent_64", "activity", "top_mass"):
@@ -259,7 +259,7 @@ def test_sampled_means_lie_within_their_error_bars(smollm2: Model) -> None:
 def test_bfloat16_tells_the_same_story(run: Path) -> None:
     """In half precision scores move a little and ranks hardly: stated tolerance 0.05 on means."""
     model = load("smollm2", dtype="bfloat16")
-    text = tasks["prose"].prompts(model.tokenizer, lengths=[192], per_length=1, seed=0, haystack=None)[0]
+    text = TASKS["prose"].prompts(model.tokenizer, lengths=[192], per_length=1, seed=0, haystack=None)[0]
     low, full = observe(model, text), observe(load("smollm2"), text)
     for statistic in ("first_1", "entropy", "recent_64", "first_4"):
         gap = np.abs(low.mean[statistic] - full.mean[statistic])
