@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +22,8 @@ class Reading:
     Attributes:
         scores: estimates by column name.
         about: what each of those columns means.
-        notes: further per-head columns that are no scores (text, positions). [L, H] each
+        notes: further per-head columns that are no scores (text, positions). [L, H] each. Token ids
+            go under a name that ends in `_token`; the table shows them as text.
     """
 
     scores: Mapping[str, Estimate]
@@ -52,9 +53,11 @@ DETECTORS: Registry[Detector] = Registry("detector", "headscope.heads.detectors"
 
 
 def detect(
-    seen: Sequence[Observation], geometry: Geometry
+    seen: Sequence[Observation],
+    geometry: Geometry,
+    decode: Callable[[Sequence[int]], list[str]] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, ColumnInfo], tuple[Rule, ...]]:
-    """Run every detector over the observations.
+    """Run every detector over the observations; `decode` turns token ids into their texts.
 
     Returns:
         The table (one row per head), what its score columns mean, and the rules that could be
@@ -74,7 +77,9 @@ def detect(
         for name, estimate in reading.scores.items():
             columns[name] = estimate.value.reshape(-1)
             columns[f"{name}_se"] = estimate.se.reshape(-1)
-        columns |= {name: note.reshape(-1) for name, note in reading.notes.items()}
+        for name, note in reading.notes.items():
+            flat = note.reshape(-1)
+            columns[name] = decode(flat.tolist()) if decode and name.endswith("_token") else flat
         about |= reading.about
         rules += [r for r in detector.rules if all(c.column in columns for c in r.all_of)]
     frame = pd.DataFrame(columns)

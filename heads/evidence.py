@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from headscope.heads.storage import read_json, write_json, write_table
-from headscope.probes import Observation
+from headscope.heads.storage import read_json, read_table, write_json, write_table
+
+if TYPE_CHECKING:
+    from headscope.probes import Observation
 
 _PER_KIND = 2
 
@@ -73,8 +76,6 @@ def read_evidence(folder: Path) -> tuple[tuple[ShownPrompt, ...], pd.DataFrame]:
     Raises:
         BadFile: missing or damaged.
     """
-    from headscope.heads.storage import read_table
-
     prompts = read_json(folder / "prompts.json", Shown).prompts
     return prompts, read_table(folder / "rows.parquet", Shown)[0]
 

@@ -171,15 +171,19 @@ def _finish(model: Model, folder: RunFolder, manifest: Manifest, seconds: float)
     """Score from the parts on disk, in the order of the plan, so that it never matters who made them."""
     plan = manifest.plan
     seen = [read_part(folder.part(key)) for key in plan.parts]
-    frame, about, rules = detect(seen, plan.geometry)
+
+    def decode(ids: Sequence[int]) -> list[str]:
+        return _tokens(model.tokenizer, ids)
+
+    frame, about, rules = detect(seen, plan.geometry, decode)
     meta = MapMeta(
         model=plan.model, fingerprint=plan.fingerprint, geometry=plan.geometry, preset=plan.preset,
         seed=plan.seed, context=plan.context, tasks=_counts(seen), accuracy=_accuracy(seen),
         rules=rules, columns=about, versions=manifest.versions,
     )  # fmt: skip
-    layers = layer_profile(seen, lambda ids: _tokens(model.tokenizer, ids))
+    layers = layer_profile(seen, decode)
     write_table(folder.layers, layers, meta)
-    write_evidence(folder.evidence, seen, lambda ids: _tokens(model.tokenizer, ids))
+    write_evidence(folder.evidence, seen, decode)
     write_table(folder.headmap, frame, meta)
     manifest.seconds += seconds
     manifest.status, manifest.finished = "done", manifest.finished or _now()

@@ -12,14 +12,14 @@ from .load import NAMED as NAMED
 from .load import load as load
 from .model import Model as Model
 from .observe import Observation as Observation
-from .observe import Recipe as Recipe
 from .observe import observe as observe
 from .prompts import TASKS as TASKS
 from .prompts import Prompt as Prompt
 from .prompts import Task as Task
+from .recipe import Recipe as Recipe
+from .recipe import Watch as Watch
 from .registry import Registry as Registry
 from .rows import RowObserver as RowObserver
-from .rows import Watch as Watch
 from .seam import AttentionCall as AttentionCall
 from .seam import Editor as Editor
 from .seam import Observer as Observer

@@ -15,7 +15,8 @@ from torch import Tensor
 from headscope.kernels import RowStatistics
 from headscope.probes.errors import Refused
 from headscope.probes.prompts import Prompt
-from headscope.probes.rows import RowObserver, Watch
+from headscope.probes.recipe import Watch
+from headscope.probes.rows import RowObserver
 from headscope.probes.seam import AttentionCall
 from headscope.probes.verify import refuse_unbounded
 

@@ -10,34 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from headscope.probes.errors import HeadscopeError
 from headscope.probes.headrows import EARLY, HeadRows
 from headscope.probes.model import Model
 from headscope.probes.prompts import Prompt
+from headscope.probes.recipe import Recipe
 from headscope.probes.residual import ResidualMeter, residual_stream
-from headscope.probes.rows import Watch
 from headscope.probes.seam import attach
 
 PREFIX = 64  # rows of Sink_k^eps (Gu et al. 2024): the first 64 positions of natural text
 _SHOWN = 16  # rows kept token by token where a prompt has no answer
-
-
-class Recipe(BaseModel):
-    """How a prompt is observed; part of the key under which an observation is kept.
-
-    Attributes:
-        watch: what to measure of each row.
-        sample: how many rows a prompt are drawn for the averages (all, where it has fewer).
-        seed: seed of that draw.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    watch: Watch = Watch()
-    sample: int = Field(default=128, ge=2)
-    seed: int = 0
 
 
 @dataclass(frozen=True)

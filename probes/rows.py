@@ -10,32 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from headscope.kernels import RowStatistics, row_statistics
 from headscope.probes.errors import DidNotFire, HeadscopeError
+from headscope.probes.recipe import Watch
 from headscope.probes.seam import AttentionCall
-
-
-class Watch(BaseModel):
-    """What to measure of a row.
-
-    Attributes:
-        first: sizes k of the leading key sets whose mass is kept.
-        recent: widths of the trailing windows whose mass is kept.
-        keep: (sink, recent) pairs a row might be cut down to; DuoAttention deploys (64, 256).
-        top: how many of the heaviest keys of a row to name.
-        chunk_elements: elements of one chunk of scores; None picks by device.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    first: tuple[int, ...] = (1, 4, 64)
-    recent: tuple[int, ...] = (64, 256, 1024)
-    keep: tuple[tuple[int, int], ...] = ((64, 256),)
-    top: int = Field(default=8, ge=0)
-    chunk_elements: int | None = Field(default=None, ge=1)
 
 
 @dataclass

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from headscope.probes.errors import Refused
-from headscope.probes.rows import RowObserver, Watch
+from headscope.probes.recipe import Watch
+from headscope.probes.rows import RowObserver
 from headscope.probes.seam import attach
 
 if TYPE_CHECKING:

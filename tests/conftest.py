@@ -7,9 +7,14 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from hypothesis import settings
 from zoo import ARCHITECTURES, tiny
 
 from headscope.probes import Model, load
+
+# The same examples on every run, so that a red run means a changed program.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))

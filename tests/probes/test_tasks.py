@@ -62,7 +62,8 @@ def check_labels(kind: Any, prompt: Prompt) -> None:
             assert span[name] != span["value"]
     assert 0 <= prompt.meta["depth"] <= 1
     # A fact stands at a sentence end within 1,000 characters of its depth in the filler.
-    hidden = sum(len(text) for name, text in span.items() if name == "needle" or name.startswith("distractor"))
+    facts = [name for name in span if name == "needle" or name.startswith("distractor")]
+    hidden = sum(len(span[name]) for name in facts)
     filler = len(span["haystack"]) - hidden
     assert abs(prompt.meta["placed"] - prompt.meta["depth"]) * filler <= 1000
 
@@ -88,7 +89,7 @@ def test_plain_prompts_have_their_length(kind: str, task: str, length: int, seed
     assert [p.meta["length"] for p in made] == [length] * 3 + [40] * 3
     assert all(0 <= p.meta["length"] - len(p) <= SHORT.get(task, 0) for p in made)
     assert all(p.answer is None and not p.source for p in made)
-    assert len({p.ids for p in made}) == 6
+    assert len({p.ids for p in made}) == (6 if length != 40 else 3)  # the same length, the same prompts
     assert {p.meta["kind"] for p in made} == {"repeated" if task == "repeat" else task}
 
 
