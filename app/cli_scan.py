@@ -99,8 +99,8 @@ def _announce(model: Model, preset: Preset, context: int | None, folder: Path) -
         markup=False,
     )
     console.print(
-        f"Memory: about {gib(need.total)} ({gib(need.weights)} weights, {gib(need.prefill)} "
-        f"prefill, {gib(need.rows)} rows){_warning(model, need.total - need.weights)}.",
+        f"Memory: about {gib(need.total)} ({gib(need.weights)} weights, {gib(need.held)} program, "
+        f"{gib(need.prefill)} prefill, {gib(need.rows)} rows){_warning(model, need.more)}.",
         markup=False,
     )
     console.print(f"Run folder: {folder}", markup=False)

@@ -162,7 +162,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, make_run: Callable[..., Path], head
 
         device = SimpleNamespace(type="cpu")
         model = SimpleNamespace(name="smollm2", geometry=headmap.meta.geometry, device=device)
-        estimate = SimpleNamespace(total=3 << 30, weights=1 << 30, prefill=1 << 30, rows=1 << 30)
+        each = {name: 1 << 30 for name in ("weights", "held", "prefill", "rows")}
+        estimate = SimpleNamespace(**each, total=4 << 30, more=2 << 30)
         monkeypatch.setattr(probes, "load", lambda *_, **__: model)
         monkeypatch.setattr(heads, "scan", scan)
         monkeypatch.setattr(heads, "estimate_memory", lambda *_: estimate)
@@ -175,7 +176,7 @@ def test_scan_announces_reports_and_says_where(pretend: Pretend, tmp_path: Path)
     pretend(folder)
     result = run_cli("scan", "smollm2", "--preset", "quick", "--out", folder)
     assert result.exit_code == 0, result.output
-    assert "Memory: about 3.0 GiB" in result.stderr and "Scan: 1 of 2 prompts" in result.stderr
+    assert "Memory: about 4.0 GiB" in result.stderr and "Scan: 1 of 2 prompts" in result.stderr
     assert "\r" not in result.stderr and "━" not in result.stderr
     flat = result.stdout.replace("\n", "")
     assert "L2H1 0.877" in flat and str(folder / "report.html") in flat
