@@ -162,7 +162,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, make_run: Callable[..., Path], head
 
         device = SimpleNamespace(type="cpu")
         model = SimpleNamespace(name="smollm2", geometry=headmap.meta.geometry, device=device)
-        each = {name: 1 << 30 for name in ("weights", "held", "prefill", "rows")}
+        each = dict.fromkeys(("weights", "held", "prefill", "rows"), 1 << 30)
         estimate = SimpleNamespace(**each, total=4 << 30, more=2 << 30)
         monkeypatch.setattr(probes, "load", lambda *_, **__: model)
         monkeypatch.setattr(heads, "scan", scan)
