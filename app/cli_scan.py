@@ -122,7 +122,7 @@ def _free(device: Any) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return int(psutil.virtual_memory().available)
 

@@ -163,6 +163,9 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096])
     parser.add_argument("--memory-lengths", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument(
+        "--dense-limit", type=int, default=2048, help="longest prompt for methods that build n x n attention"
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--methods", nargs="+", choices=METHODS[1:], default=list(METHODS[1:]))
     parser.add_argument("--out", type=Path)
@@ -186,16 +189,24 @@ def main() -> None:
     columns += [f"× plain at {n}" for n in args.lengths]
     for column in (*columns, f"peak at {args.memory_lengths[-1]}, GiB", "16 GiB last to"):
         table.add_column(column)
-    for method in ("plain", *args.methods):
-        timing = {n: times(model, method, n, args.pairs) for n in args.lengths}
+    plain: dict[int, float] = {}
+    for method in (*args.methods, "plain"):
+        fits = [n for n in args.lengths if method in ("plain", "headscope") or n <= args.dense_limit]
+        timing = {n: times(model, method, n, args.pairs) for n in fits} if method != "plain" else {}
+        plain |= {n: t["plain_seconds"] for n, t in timing.items() if n not in plain}
         peaks = [peak_elsewhere(args.model, method, n) for n in args.memory_lengths]
         limit = exhausted_at(args.memory_lengths, peaks, loaded)
         results[method] = {"time": timing, "peak_bytes": dict(zip(args.memory_lengths, peaks, strict=True)),
                            "tokens_at_16_gib_extrapolated": limit}  # fmt: skip
+        seconds = plain if method == "plain" else {n: t["seconds"] for n, t in timing.items()}
+        ratios = {n: t["ratio"] for n, t in timing.items()} if timing else dict.fromkeys(plain, 1.0)
         table.add_row(
-            LABELS[method], *(f"{timing[n]['seconds']:.2f}" for n in args.lengths),
-            *(f"{timing[n]['ratio']:.2f}" for n in args.lengths), f"{peaks[-1] / 2**30:.2f}", f"{limit:,}",
+            LABELS[method],
+            *(f"{seconds[n]:.2f}" if n in seconds else "not run" for n in args.lengths),
+            *(f"{ratios[n]:.2f}" if n in ratios else "" for n in args.lengths),
+            f"{peaks[-1] / 2**30:.2f}", f"{limit:,}",
         )  # fmt: skip
+    results["plain_seconds"] = plain
     Console().print(table)
     if args.out:
         args.out.write_text(json.dumps(results, indent=2) + "\n")

@@ -38,7 +38,14 @@ def write_part(path: Path, seen: Observation) -> None:
         "source": prompt.source, "offsets": dict(prompt.offsets), "meta": dict(prompt.meta),
     }  # fmt: skip
     metadata = {"layout": str(LAYOUT), "prompt": json.dumps(described)}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata))
+
+    def save(to: Path) -> None:
+        try:
+            save_file(tensors, to, metadata)
+        except SafetensorError as error:  # how a full disk shows itself there
+            raise OSError(str(error)) from error
+
+    write_atomically(path, save)
 
 
 def read_part(path: Path) -> Observation:
