@@ -126,8 +126,11 @@ def _checked(model: Model) -> Model:
 def _device(device: str | None) -> Any:
     import torch
 
+    if device is None and torch.cuda.is_available():
+        # Processes that torchrun started side by side take a GPU each.
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         target = torch.device(device)
     except RuntimeError:

@@ -43,6 +43,11 @@ class Model:
 
     def __post_init__(self) -> None:
         self.hf.eval()
+        if any(parameter.is_meta for parameter in self.hf.parameters()):
+            raise Refused(
+                f"Some weights of {self.name!r} are offloaded, so W_O cannot be read; "
+                "give device_map enough memory on the devices to hold all of them."
+            )
         self.geometry = _measure(self)
 
     @cached_property

@@ -12,7 +12,7 @@ import torch
 import transformers as tf
 from zoo import ARCHITECTURES, tiny
 
-from headscope.probes import BadFile, HeadscopeError, Model, Refused, UnknownName, load
+from headscope.probes import BadFile, HeadscopeError, Model, Prompt, Refused, UnknownName, load, observe
 
 WINDOWS = {
     "mistral-window": (12, 12, 12),
@@ -126,6 +126,22 @@ def test_models_without_observable_attention_are_refused() -> None:
         load(mamba)
 
 
+def test_offloaded_weights_are_refused() -> None:
+    with torch.device("meta"):
+        model = ARCHITECTURES["llama"]()
+    with pytest.raises(Refused, match="are offloaded"):
+        load(model)
+
+
+@torch.no_grad()
+def test_a_device_map_loads_and_observes(tmp_path: Path) -> None:
+    tiny("llama").save_pretrained(tmp_path)
+    tokenizer(tmp_path)
+    model = load(str(tmp_path), device_map={"": "cpu"})
+    seen = observe(model, Prompt("x", (5, 6, 7, 8)))
+    assert seen.mean["first_1"].shape == (3, 6)
+
+
 @pytest.mark.model
 def test_the_default_model(smollm2: Model) -> None:
     g = smollm2.geometry
@@ -141,9 +157,12 @@ def test_the_default_model(smollm2: Model) -> None:
 def test_the_default_model_loads_quickly_once_cached(smollm2: Model) -> None:
     del smollm2  # by now it is in the cache
     load("smollm2")
-    began = time.perf_counter()
-    load("smollm2")
-    assert time.perf_counter() - began < 3
+    taken = []
+    for _ in range(3):  # the best of three: other programs may be running
+        began = time.perf_counter()
+        load("smollm2")
+        taken.append(time.perf_counter() - began)
+    assert min(taken) < 3
 
 
 @pytest.mark.model
