@@ -13,15 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -138,9 +139,15 @@ def peak(source: str, method: str, length: int) -> int:
         torch.cuda.reset_peak_memory_stats()
         call()
         return int(torch.cuda.max_memory_allocated() - before)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    call()
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    process = psutil.Process()
+    before = highest = process.memory_info().rss
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(torch.no_grad()(call))
+        while not running.done():
+            highest = max(highest, process.memory_info().rss)
+            time.sleep(0.002)
+        running.result()
+    return highest - before
 
 
 def peak_elsewhere(source: str, method: str, length: int) -> int:
@@ -207,7 +214,7 @@ def main() -> None:
             f"{peaks[-1] / 2**30:.2f}", f"{limit:,}",
         )  # fmt: skip
     results["plain_seconds"] = plain
-    Console().print(table)
+    Console(width=140).print(table)
     if args.out:
         args.out.write_text(json.dumps(results, indent=2) + "\n")
 

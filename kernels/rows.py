@@ -85,6 +85,7 @@ def row_statistics(
     offsets: Sequence[Sequence[int]] = (),
     keep: Sequence[tuple[int, int]] = (),
     top: int = 1,
+    received: bool = True,
     chunk_elements: int | None = None,
 ) -> RowStatistics:
     """Statistics of the rows `q` over the keys `k`, exact up to float32.
@@ -104,6 +105,7 @@ def row_statistics(
         offsets: sets of distances back for `offset`.
         keep: (sink, recent) pairs for `kept_mass` and `kept_output`.
         top: how many of the heaviest keys to name; 0 gives the largest mass without its key.
+        received: whether to sum up what each key got; without, `received` comes back empty.
         chunk_elements: elements of one chunk of scores; bounds the memory to about four times
             that in float32.
 
@@ -122,7 +124,7 @@ def row_statistics(
         spans = torch.zeros(batch, 0, 2, dtype=torch.long, device=q.device)
     limit = chunk_elements or CHUNK_ELEMENTS.get(q.device.type, 1 << 24)
     step = max(1, limit // max(1, batch * heads * k.shape[2]))
-    received = torch.zeros(batch, heads, k.shape[2], device=q.device)
+    got = torch.zeros(batch, heads, k.shape[2] if received else 0, device=q.device)
     both = torch.cat([k, v], -1).float()
     ask = _Ask(scaling, softcap, sinks, first, recent, spans, offsets, keep, top)
     # Rows in order of their last key: a chunk then needs no key past its own last one, and only
@@ -133,9 +135,10 @@ def row_statistics(
         rows = _Rows(lo[:, index], hi[:, index], at[:, index], start)
         seen = int(rows.hi.max())
         part, weights = _chunk(q[:, :, index], both[:, :, :seen], k.shape[3], rows, ask)
-        received[:, :, :seen] += (weights.new_ones(1, len(index)) @ weights)[:, :, 0]
+        if received:
+            got[:, :, :seen] += (weights.new_ones(1, len(index)) @ weights)[:, :, 0]
         chunks.append(part)
-    return _join(chunks, order.argsort(), received)
+    return _join(chunks, order.argsort(), got)
 
 
 @dataclass(frozen=True)

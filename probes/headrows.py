@@ -100,7 +100,8 @@ class HeadRows:
             getattr(self, name).append(store)
 
     def _measure(self, call: AttentionCall, rows: Tensor, top: int, plain: bool = False) -> RowStatistics:
-        watch = self.watch.model_copy(update={"top": top})  # 0: the mass alone
+        text = self.prompt.answer is None  # only there is received mass read
+        watch = self.watch.model_copy(update={"top": top, "received": text})  # top 0: the mass alone
         if plain:
             watch = Watch(first=(1,), recent=(), keep=(), top=1, chunk_elements=watch.chunk_elements)
         observer = RowObserver(

@@ -13,6 +13,7 @@ class Watch(BaseModel):
         recent: widths of the trailing windows whose mass is kept.
         keep: (sink, recent) pairs a row might be cut down to; DuoAttention deploys (64, 256).
         top: how many of the heaviest keys of a row to name.
+        received: whether to sum up the mass that each key got.
         chunk_elements: elements of one chunk of scores; None picks by device.
     """
 
@@ -22,6 +23,7 @@ class Watch(BaseModel):
     recent: tuple[int, ...] = (64, 256, 1024)
     keep: tuple[tuple[int, int], ...] = ((64, 256),)
     top: int = Field(default=8, ge=0)
+    received: bool = True
     chunk_elements: int | None = Field(default=None, ge=1)
 
 

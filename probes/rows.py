@@ -75,7 +75,7 @@ class RowObserver:
                 first=self.watch.first, recent=self.watch.recent, keep=self.watch.keep,
                 spans=torch.stack(spans)[None] if spans else None,
                 offsets=list(self.offsets.values()),
-                top=self.watch.top, chunk_elements=self.watch.chunk_elements,
+                top=self.watch.top, received=self.watch.received, chunk_elements=self.watch.chunk_elements,
             )  # fmt: skip
             yield b, columns, _unshift(statistics, shift)
 
