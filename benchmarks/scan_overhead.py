@@ -157,10 +157,18 @@ def peak_elsewhere(source: str, method: str, length: int) -> int:
 
 
 def exhausted_at(lengths: list[int], peaks: list[int], loaded: int) -> int:
-    """The length whose fitted peak fills 16 GiB, the loaded model included."""
-    curve = np.polynomial.Polynomial.fit(lengths, peaks, min(2, len(lengths) - 1)) - (BUDGET - loaded)
-    roots = [r.real for r in curve.roots() if abs(r.imag) < 1e-6 and r.real > max(lengths)]
-    return int(min(roots)) if roots else 0
+    """The length whose fitted peak fills 16 GiB, the loaded model included.
+
+    A quadratic where it grows past the longest length measured, else (memory linear in the
+    length, where noise may bend the curve either way) a straight line.
+    """
+    for degree in (2, 1):
+        curve = np.polynomial.Polynomial.fit(lengths, peaks, min(degree, len(lengths) - 1))
+        roots = (curve - (BUDGET - loaded)).roots()
+        beyond = [r.real for r in roots if abs(r.imag) < 1e-6 and r.real > max(lengths)]
+        if beyond:
+            return int(min(beyond))
+    return 0
 
 
 def main() -> None:
