@@ -83,8 +83,9 @@ class HeadRows:
         copies = "echo" in self.prompt.offsets
         sampled = self._measure(call, self.sample, 1 if copies else 0)
         exact = self._measure(call, self.exact, self.watch.top)
-        some = self.sample[:: max(1, len(self.sample) // _VALUES)]
-        typical = _value_norms(call, weight, some).median(-1).values.clamp_min(1e-12)
+        # Evenly spaced, not drawn: the yardstick must not move with the sample of rows.
+        spread = torch.linspace(0, len(self.prompt) - 1, min(_VALUES, len(self.prompt))).long()
+        typical = _value_norms(call, weight, spread).median(-1).values.clamp_min(1e-12)
         a = self._per_row(sampled, weight, self.sample, typical)
         b = self._per_row(exact, weight, self.exact, typical)
         b |= {"top_key": exact.top_key[0], "top_masses": exact.top_mass[0]}
@@ -129,7 +130,6 @@ class HeadRows:
         added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
         whole = added.sum(0).norm(dim=-1).clamp_min(1e-12)
         out["activity"] = added.norm(dim=-1) / typical[:, None]
-        out["share"] = added.norm(dim=-1) / whole
         for i, (sink, recent) in enumerate(self.watch.keep):
             lost = torch.einsum("hrd,hdm->hrm", s.output[0] - s.kept_output[0, :, :, i], weight)
             group = lost.view(self.model.geometry.kv_heads, -1, *lost.shape[1:]).sum(1)
