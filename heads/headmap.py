@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headscope.heads.rules import Rule
 from headscope.heads.storage import read_table, write_table
-from headscope.probes import Geometry, HeadscopeError, unknown
+from headscope.probes import BadFile, Geometry, unknown
 
 SCHEMA = 1
 _KEYS = ["layer", "head", "kv_head"]
@@ -100,8 +100,6 @@ class HeadMap:
         file = where / "headmap.parquet" if where.is_dir() else where
         frame, meta = read_table(file, MapMeta)
         if not set(_KEYS) <= set(frame.columns) or len(frame) != meta.geometry.layers * meta.geometry.heads:
-            from headscope.probes import BadFile
-
             raise BadFile(f"The head map {str(file)!r} does not have one row per head of its model.")
         return cls(frame, meta, where)
 
@@ -194,6 +192,3 @@ class HeadMap:
         g = self.meta.geometry
         counts = ", ".join(f"{int(self.frame[r.column].sum())} {r.role}" for r in self.meta.rules)
         return f"HeadMap({self.meta.model}, {g.layers} x {g.heads} heads: {counts})"
-
-
-__all__ = ["SCHEMA", "ColumnInfo", "HeadMap", "HeadscopeError", "MapMeta"]

@@ -157,6 +157,3 @@ def _ratio(
     top: NDArray[np.float64], bottom: NDArray[np.float64 | np.int64], empty: float
 ) -> NDArray[np.float64]:
     return np.divide(top, bottom, out=np.full(top.shape, empty), where=bottom > 0)
-
-
-__all__ = ["PREFIX", "HeadscopeError", "Observation", "Recipe", "observe", "sample_rows"]
