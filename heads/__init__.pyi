@@ -1,3 +1,9 @@
+from .certificate import Certificate as Certificate
+from .certificate import Cost as Cost
+from .certificate import Measured as Measured
+from .certificate import TaskQuality as TaskQuality
+from .certificate import TextQuality as TextQuality
+from .choose import choose as choose
 from .comparison import Comparison as Comparison
 from .detect import DETECTORS as DETECTORS
 from .detect import Detector as Detector
@@ -9,9 +15,15 @@ from .headmap import HeadMap as HeadMap
 from .headmap import MapMeta as MapMeta
 from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate_memory as estimate_memory
+from .policy import Origin as Origin
+from .policy import Policy as Policy
+from .policy import Span as Span
+from .policy import Window as Window
 from .presets import PRESETS as PRESETS
 from .presets import Preset as Preset
 from .presets import preset as preset
+from .ranking import RANKINGS as RANKINGS
+from .ranking import rank as rank
 from .rules import Condition as Condition
 from .rules import Rule as Rule
 from .run import Manifest as Manifest

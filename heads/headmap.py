@@ -181,6 +181,34 @@ class HeadMap:
 
         return compare(self, other)
 
+    def policy(self, **limits: Any) -> Any:
+        """Which KV groups keep everything in a serving cache, and which only sink + recent.
+
+        Give exactly one of `ratio`, `kv_budget` and `max_error`.
+
+        Args:
+            ratio: share of KV groups that keep everything. 0 ... 1
+            kv_budget: share of the KV bytes that may stay at `context` tokens. 0 ... 1
+            max_error: highest score of a group that streams.
+            by: a ranking (`headscope.heads.RANKINGS`), `random`, or a score column; `error` without.
+            sink, recent: keys a streaming group keeps; 64 and 256 without.
+            context: length at which bytes are counted; the scan's longest prompt without.
+            seed: seed of `random`.
+            compute: `group`, heads read what their group keeps; `head`, heads of a full group
+                that lose no more than the streaming groups do read only sink + recent too.
+
+        Returns:
+            `Policy`. Ties fall by layer and head; layers with a sliding window of their own that is
+            no wider than sink + recent are left as they are.
+
+        Raises:
+            HeadscopeError: limits missing, doubled or out of range.
+            UnknownName: no such ranking or column.
+        """
+        from headscope.heads.choose import choose
+
+        return choose(self, **limits)
+
     def _repr_html_(self) -> str:
         import importlib
 

@@ -8,7 +8,7 @@ output, and on the way out restores the model and checks that nothing was bypass
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -82,6 +82,7 @@ class Editor(Protocol):
 class _Session:
     taps: tuple[Observer | Editor, ...]
     layers: int
+    attend: Callable[[AttentionCall], Tensor]
     fired: set[int]
     steps: int = 0
 
@@ -90,11 +91,19 @@ _sessions: WeakKeyDictionary[nn.Module, _Session] = WeakKeyDictionary()
 
 
 @contextmanager
-def attach(model: Model, *taps: Observer | Editor) -> Iterator[None]:
+def attach(
+    model: Model, *taps: Observer | Editor, attend: Callable[[AttentionCall], Tensor] = attend
+) -> Iterator[None]:
     """Run the model's attention through the seam while the block lasts.
 
     Taps fire in the order given, editors included: a later tap sees an earlier edit's output.
     Works under plain forwards, `generate`, caches, chunked prefill, padding and batches.
+
+    Args:
+        model: whose attention.
+        taps: observers and editors.
+        attend: what computes the heads' outputs [B, Tq, H, D] of a call whose `output` is not there
+            yet; the model's own attention without it. Gradients flow through it.
 
     Raises:
         Refused: the model cannot be observed correctly (said at the first call).
@@ -104,7 +113,7 @@ def attach(model: Model, *taps: Observer | Editor) -> Iterator[None]:
     modules = model.attention_modules
     if any(module in _sessions for module in modules):
         raise Refused("This model already has something attached; attach all taps in one call.")
-    session = _Session(taps, len(modules), set())
+    session = _Session(taps, len(modules), attend, set())
     configs: dict[int, Any] = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     counter = decoder.register_forward_hook(lambda *_: _close_step(session, model.name))
@@ -160,7 +169,7 @@ def _seam_attention(
     assert isinstance(attention_mask, Visibility)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     call = AttentionCall(layer, module, query, key, value, attention_mask, scale, softcap, s_aux, query)
-    call = replace(call, output=attend(call))
+    call = replace(call, output=session.attend(call))
     with torch.no_grad():
         for tap in session.taps:
             if isinstance(tap, Editor):
