@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
+
+from headscope.probes.errors import HeadscopeError
 
 
 class Geometry(BaseModel):
@@ -43,8 +46,12 @@ class Geometry(BaseModel):
         """The key/value head that query head `head` reads."""
         return head // self.group_size
 
+    def has(self, head: HeadId) -> bool:
+        """Whether there is such a head."""
+        return 0 <= head.layer < self.layers and 0 <= head.head < self.heads
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, order=True)
 class HeadId:
     """One query head, written `L18H6`."""
 
@@ -53,3 +60,15 @@ class HeadId:
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"
+
+    @classmethod
+    def parse(cls, name: str) -> HeadId:
+        """Read `L18H6`.
+
+        Raises:
+            HeadscopeError: written differently.
+        """
+        found = re.fullmatch(r"L(\d+)H(\d+)", name.strip(), re.IGNORECASE)
+        if not found:
+            raise HeadscopeError(f"{name!r} is not a head; heads are written like L18H6 (layer 18, head 6).")
+        return cls(int(found[1]), int(found[2]))

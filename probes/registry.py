@@ -1,6 +1,6 @@
-"""A strict list of named things (tasks, detectors, ...), filled by the modules of one package.
+"""A strict list of named things (tasks, detectors, ...), filled by the modules of some packages.
 
-A new entry is one new file: the registry imports every module of its package when it is first
+A new entry is one new file: the registry imports every module of its packages when it is first
 asked, so that nothing has to be listed twice.
 """
 
@@ -26,11 +26,11 @@ C = TypeVar("C", bound=Callable[[], Named])
 
 
 class Registry(Generic[T]):
-    """Entries of one `kind`, found in the modules of `package`, in alphabetical order."""
+    """Entries of one `kind`, found in the modules of `packages`, in alphabetical order."""
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
-        self._package = package
+        self._packages = packages
         self._entries: dict[str, T] = {}
         self._loaded = False
 
@@ -49,9 +49,10 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if not self._loaded:
             self._loaded = True
-            package = importlib.import_module(self._package)
-            for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-                importlib.import_module(f"{self._package}.{module}")
+            for name in self._packages:
+                package = importlib.import_module(name)
+                for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+                    importlib.import_module(f"{name}.{module}")
 
     def __getitem__(self, name: str) -> T:
         self._load()

@@ -1,0 +1,1 @@
+"""Interventions on heads, one file each; found by the registry `INTERVENTIONS`."""

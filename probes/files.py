@@ -1,0 +1,73 @@
+"""Files that appear whole or not at all, and JSON that is checked as it is read."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from headscope.probes.errors import BadFile
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadFile(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it into place.
+
+    Raises:
+        BadFile: the folder cannot be written or the disk is full; `path` is as it was.
+    """
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        fresh = Path(name)
+        try:
+            write(fresh)
+            with fresh.open("rb") as stream:
+                os.fsync(stream.fileno())
+            fresh.chmod(0o644)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def write_json(path: Path, model: BaseModel) -> None:
+    """Write a pydantic model as readable JSON."""
+    text = model.model_dump_json(indent=2) + "\n"
+    write_atomically(path, lambda p: p.write_text(text))
+
+
+def read_json(path: Path, kind: type[M]) -> M:
+    """Read what `write_json` wrote.
+
+    Raises:
+        BadFile: missing, unreadable, or not of this kind.
+    """
+    try:
+        return kind.model_validate_json(path.read_text())
+    except OSError as error:
+        raise BadFile(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise BadFile(f"{str(path)!r} is not a valid {kind.__name__}: {first_fault(error)}") from error
+
+
+def first_fault(error: Exception) -> str:
+    """The first thing that is wrong, in one line: where, for a validation error, and what."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(p) for p in first['loc']) or 'content'}: {first['msg']}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,264 @@
+"""Interventions: reversible changes to what chosen heads do, under `generate` as in plain forwards.
+
+`fit` makes a `Spec`, `applied` runs the model under it and leaves no trace. A method is one file
+in the `interventions` folder of `probes`, `sinks` or `heads`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from headscope.probes.errors import HeadscopeError, Refused
+from headscope.probes.files import first_fault
+from headscope.probes.geometry import HeadId
+from headscope.probes.passes import Passes, Rows
+from headscope.probes.prompts import Prompt
+from headscope.probes.registry import Registry
+from headscope.probes.seam import AttentionCall, attach
+from headscope.probes.spec import Positions, Source, Spec
+
+if TYPE_CHECKING:
+    from headscope.probes.model import Model
+
+
+class NoSettings(BaseModel):
+    """Of methods that have no numbers of their own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What the heads of one layer hand to the output projection. B sequences, T rows, D value_dim.
+
+    Attributes:
+        layer: 0-based layer index.
+        z: every head's output. [B, T, H, D]
+        rows: where the rows stand, and which of them to change.
+    """
+
+    layer: int
+    z: Tensor
+    rows: Rows
+
+
+@runtime_checkable
+class OutputEdit(Protocol):
+    """Changes head outputs: returns the z that the model goes on with. [B, T, H, D]
+
+    One object serves one `applied` block, in which it may keep state from pass to pass.
+    """
+
+    def outputs(self, call: HeadOutputs) -> Tensor: ...
+
+
+@runtime_checkable
+class AttentionEdit(Protocol):
+    """Changes attention itself: returns the output of the call. [B, Tq, H, D]"""
+
+    def attention(self, call: AttentionCall, rows: Rows) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a method learned: its heads, its settings, and strengths where they differ by head."""
+
+    heads: tuple[HeadId, ...]
+    settings: BaseModel = field(default_factory=NoSettings)
+    strengths: tuple[float, ...] | None = None
+    task: str = ""
+    prompts: int = 0
+    note: str = ""
+
+
+class Intervention(Protocol):
+    """A method, in its own file.
+
+    Attributes:
+        name: the method's name.
+        summary: one line for `headscope list`.
+        strength: what is kept of the original unless the user says otherwise; see `Spec`.
+        settings: its own numbers.
+    """
+
+    name: str
+    summary: str
+    strength: float
+    settings: type[BaseModel]
+
+    def learn(
+        self,
+        model: Model,
+        heads: tuple[HeadId, ...] | None,
+        prompts: Sequence[Prompt],
+        settings: BaseModel,
+        seed: int,
+    ) -> Learned:
+        """Find what the spec has to say.
+
+        Args:
+            model: what will be changed.
+            heads: what to act on; None lets the method choose.
+            prompts: what it learns from; empty takes what it thinks best.
+            settings: as the user wants them.
+            seed: everything random follows from it.
+
+        Raises:
+            HeadscopeError: it cannot choose heads itself, or not from these prompts.
+        """
+        ...
+
+    def edit(self, model: Model, spec: Spec, settings: BaseModel) -> OutputEdit | AttentionEdit:
+        """The intervention at work in `model`, for one `applied` block."""
+        ...
+
+
+INTERVENTIONS: Registry[Intervention] = Registry(
+    "intervention",
+    # By name: methods may build on any room, so this room cannot import theirs.
+    "headscope.probes.interventions",
+    "headscope.sinks.interventions",
+    "headscope.heads.interventions",
+)
+
+
+def fit(
+    model: Model,
+    method: str,
+    *,
+    heads: Sequence[HeadId | str] | None = None,
+    prompts: Sequence[Prompt] = (),
+    strength: float | None = None,
+    positions: Positions = "all",
+    seed: int = 0,
+    source: Source | None = None,
+    **settings: Any,
+) -> Spec:
+    """Make the spec of an intervention for `model`.
+
+    Args:
+        model: from `load`.
+        method: a name in `INTERVENTIONS`.
+        heads: what to act on, `HeadId`s or names like `L18H6`; None lets the method choose.
+        prompts: what the method learns from; its own default when empty.
+        strength: how much of the original is kept, 1 ... all of it; the method's default if None.
+        positions: the rows it acts on; see `Spec`.
+        seed: everything random follows from it.
+        source: where the heads came from.
+        settings: the method's own numbers.
+
+    Raises:
+        UnknownName: no such method.
+        HeadscopeError: heads the model lacks, settings out of range, nothing to learn from.
+    """
+    entry = INTERVENTIONS[method]
+    chosen = None if heads is None else tuple(HeadId.parse(h) if isinstance(h, str) else h for h in heads)
+    for head in chosen or ():
+        if not model.geometry.has(head):
+            g = model.geometry
+            raise HeadscopeError(f"{model.name!r} has {g.layers} layers of {g.heads} heads, no {head}.")
+    learned = entry.learn(model, chosen, prompts, _settings(entry, settings), seed)
+    kept = entry.strength if strength is None else strength
+    where = (source or Source()).model_copy(
+        update={"task": learned.task, "prompts": learned.prompts, "seed": seed, "note": learned.note}
+    )
+    return Spec(
+        method=method, heads=learned.heads, positions=positions, model=model.name,
+        strengths=(kept,) * len(learned.heads) if learned.strengths is None else learned.strengths,
+        settings=learned.settings.model_dump(mode="json"),
+        fingerprint=model.fingerprint, geometry=model.geometry, source=where,
+    )  # fmt: skip
+
+
+def _settings(entry: Intervention, given: dict[str, Any]) -> BaseModel:
+    try:
+        return entry.settings.model_validate(given)
+    except ValidationError as error:
+        known = ", ".join(entry.settings.model_fields) or "none"
+        raise HeadscopeError(
+            f"The settings of {entry.name!r} are wrong: {first_fault(error)}. It has: {known}."
+        ) from error
+
+
+@contextmanager
+def applied(model: Model, *specs: Spec, prompt: int | Sequence[int] | Tensor | None = None) -> Iterator[None]:
+    """Run `model` under the interventions while the block lasts: `with applied(model, spec): ...`.
+
+    Works under plain forwards, `generate`, caches, chunked prefill, left padding and batches;
+    afterwards, and after an exception, the model is as it was. Several specs act in the order
+    given, those that change attention before those that change head outputs.
+
+    Args:
+        model: the model that the specs were fitted to.
+        specs: what to do.
+        prompt: length of the prompt in tokens (of each, without padding), for specs that tell
+            prompt from generated rows; None takes the first forward pass for the whole prompt.
+
+    Raises:
+        Refused: a spec for another model, or a call it cannot act on correctly.
+        DidNotFire: a forward pass went past a layer, or there was none.
+    """
+    edits = []
+    for spec in specs:
+        spec.check(model)
+        entry = INTERVENTIONS[spec.method]
+        edits.append((spec, entry.edit(model, spec, _settings(entry, spec.settings))))
+    passes = Passes(model.name, prompt)
+    taps: list[_Tap] = []
+    with ExitStack() as stack:
+        expected = {(i, layer) for i, (spec, _) in enumerate(edits) for layer in spec.layers}
+        stack.enter_context(passes.follow(model, expected))
+        for i, (spec, edit) in enumerate(edits):
+            if isinstance(edit, AttentionEdit):
+                taps.append(_Tap(i, spec, edit, passes))
+                continue
+            for layer in spec.layers:
+                hook = _hook(i, spec, edit, passes, model, layer)
+                handle = model.output_projection(layer).register_forward_pre_hook(hook)
+                stack.callback(handle.remove)
+        if taps:
+            stack.enter_context(attach(model, *taps))
+        yield
+
+
+@dataclass
+class _Tap:
+    """An attention edit as the seam's editor."""
+
+    index: int
+    spec: Spec
+    change: AttentionEdit
+    passes: Passes
+
+    def edit(self, call: AttentionCall) -> Tensor:
+        if call.layer not in self.spec.layers:
+            return call.output
+        batch, _, tokens, _ = call.q.shape
+        rows = self.passes.rows(batch, tokens, self.spec.positions, call.q.device)
+        self.passes.fired(self.index, call.layer)
+        return self.change.attention(call, rows)
+
+
+def _hook(index: int, spec: Spec, edit: OutputEdit, passes: Passes, model: Model, layer: int) -> Any:
+    """An output edit as a pre-hook of W_O, whose input is all heads' outputs side by side."""
+    heads, width = model.geometry.heads, model.geometry.value_dim
+
+    def change(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        flat = args[0]
+        if flat.ndim != 3 or flat.shape[-1] != heads * width:
+            raise Refused(
+                f"The output projection of layer {layer} of {model.name!r} takes a tensor of shape "
+                f"{tuple(flat.shape)}, not (batch, tokens, {heads * width})."
+            )
+        z = flat.unflatten(-1, (heads, width))
+        rows = passes.rows(z.shape[0], z.shape[1], spec.positions, z.device)
+        passes.fired(index, layer)
+        return (edit.outputs(HeadOutputs(layer, z, rows)).to(flat.dtype).flatten(-2), *args[1:])
+
+    return change

@@ -1,0 +1,1 @@
+"""Head ablations, one file each; found by the registry `INTERVENTIONS`."""

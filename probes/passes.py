@@ -1,0 +1,140 @@
+"""Which positions a forward pass computes: the same answer whole, in chunks, padded and cached."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.probes.errors import DidNotFire, Refused
+
+if TYPE_CHECKING:
+    from headscope.probes.model import Model
+    from headscope.probes.spec import Positions
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The query rows of one forward pass. B sequences, T rows.
+
+    Attributes:
+        position: in the unpadded sequence, from 0; negative in left padding. [B, T]
+        acts: the rows that an intervention changes. [B, T]
+        prompt: length of each prompt in tokens; None where it is not known. [B]
+    """
+
+    position: Tensor
+    acts: Tensor
+    prompt: Tensor | None
+
+
+@dataclass
+class Passes:
+    """Follows a model's forward passes.
+
+    Attributes:
+        name: of the model, for errors.
+        prompt: length of each prompt, unpadded; None takes the first pass for the whole prompt.
+    """
+
+    name: str
+    prompt: int | Sequence[int] | Tensor | None = None
+    steps: int = 0
+    _past: int = 0
+    _tokens: int = 0
+    _start: Tensor | None = None
+    _inferred: Tensor | None = None
+    _pieces: bool = False
+    _fired: set[tuple[int, int]] = field(default_factory=set)
+
+    @contextmanager
+    def follow(self, model: Model, expected: set[tuple[int, int]]) -> Iterator[None]:
+        """Watch the decoder while the block lasts.
+
+        Args:
+            model: whose passes.
+            expected: what has to be reported to `fired` in every pass: (spec, layer).
+
+        Raises:
+            DidNotFire: something expected did not happen in a pass, or no pass came at all.
+        """
+        decoder = model.decoder
+        signature = inspect.signature(decoder.forward)
+
+        def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._begin(signature.bind_partial(*args, **kwargs).arguments)
+
+        opened = decoder.register_forward_pre_hook(begin, with_kwargs=True)
+        closed = decoder.register_forward_hook(lambda *_: self._end(expected))
+        try:
+            yield
+            if not self.steps:
+                raise DidNotFire(f"No forward pass of {self.name!r} ran while the intervention was applied.")
+        finally:
+            opened.remove()
+            closed.remove()
+
+    def fired(self, spec: int, layer: int) -> None:
+        """Report that spec number `spec` acted in `layer`."""
+        self._fired.add((spec, layer))
+
+    def rows(self, batch: int, tokens: int, positions: Positions, device: torch.device) -> Rows:
+        """The rows of the pass at hand.
+
+        Raises:
+            Refused: `positions` asks where the prompt ends, and that is not known.
+        """
+        start = torch.zeros(1, dtype=torch.long) if self._start is None else self._start
+        at = self._past + torch.arange(tokens, device=device) - start.to(device)[:, None]
+        at = at.expand(batch, tokens)
+        prompt = self._prompt(batch, device)
+        acts = at >= 0
+        if positions != "all":
+            if prompt is None:
+                raise Refused(
+                    f"Where the prompt ends is not known, and the intervention acts on {positions!r} "
+                    "positions: say how many tokens it has with applied(..., prompt=n)."
+                )
+            writes = at >= prompt[:, None] - 1
+            acts = acts & (writes if positions == "generated" else ~writes)
+        return Rows(at, acts, prompt)
+
+    def _begin(self, given: dict[str, Any]) -> None:
+        cache, mask = given.get("past_key_values"), given.get("attention_mask")
+        if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+            raise Refused(
+                f"{self.name!r} got a ready-made mask, and an intervention needs to know which tokens are "
+                "padding: pass a 2-dimensional attention_mask or none."
+            )
+        tokens = given.get("input_ids")
+        tokens = given.get("inputs_embeds") if tokens is None else tokens
+        self._past = int(cache.get_seq_length()) if cache is not None else 0
+        self._tokens = int(tokens.shape[1]) if tokens is not None else 0
+        self._start = None if mask is None else mask.to(torch.uint8).argmax(-1).cpu()
+        self._fired.clear()
+        if self._past == 0:
+            start = torch.zeros(1, dtype=torch.long) if self._start is None else self._start
+            self._inferred, self._pieces = self._tokens - start, False
+        elif self._tokens > 1:
+            self._pieces = True
+
+    def _prompt(self, batch: int, device: torch.device) -> Tensor | None:
+        if self.prompt is not None:
+            return torch.as_tensor(self.prompt, device=device).expand(batch)
+        if self._inferred is None or self._pieces:
+            return None
+        return self._inferred.to(device).expand(batch)
+
+    def _end(self, expected: set[tuple[int, int]]) -> None:
+        self.steps += 1
+        missing = sorted({layer for _, layer in expected - self._fired})
+        self._fired.clear()
+        if missing:
+            raise DidNotFire(
+                f"The intervention did not act in layers {missing} of {self.name!r} in this forward pass."
+            )

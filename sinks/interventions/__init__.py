@@ -1,0 +1,1 @@
+"""Interventions on sinks, one file each; found by the registry `INTERVENTIONS`."""
