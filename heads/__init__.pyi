@@ -30,5 +30,7 @@ from .run import Manifest as Manifest
 from .run import RunFolder as RunFolder
 from .scan import Progress as Progress
 from .scan import scan as scan
+from .serving import Serving as Serving
+from .serving import kv_bytes as kv_bytes
 from .storage import read_json as read_json
 from .storage import read_table as read_table

@@ -42,7 +42,7 @@ def choose(
     g, window = headmap.meta.geometry, Window(sink=sink, recent=recent)
     length = context or headmap.meta.context or g.context
     scores = rank(headmap, by, seed)
-    free = np.array([w is None or w > window.keys for w in g.windows])
+    free = np.array([w is None for w in g.windows])
     order = descending(scores)
     order = order[free[order // g.kv_heads]]
     if ratio is not None:
@@ -108,8 +108,10 @@ def _compute(
         headmap.grid(name).to_numpy(np.float64)
         for name in ("cut_error", "cut_error_answer") if name in headmap.frame
     ])  # fmt: skip
-    own = np.array([[w is None or w > window.keys] for w in g.windows])
-    less = own & (alone <= max(cut))
+    less = np.array([[w is None] for w in g.windows]) & (alone <= max(cut))
+    # Someone must read what a full group keeps: its worst head does.
+    worst = alone.reshape(g.layers, g.kv_heads, -1).argmax(-1)
+    np.put_along_axis(less.reshape(g.layers, g.kv_heads, -1), worst[..., None], False, -1)
     return tuple(
         tuple(window if span is None and s else span for span, s in zip(row, streams, strict=True))
         for row, streams in zip(by_group, less, strict=True)

@@ -198,8 +198,8 @@ class HeadMap:
                 that lose no more than the streaming groups do read only sink + recent too.
 
         Returns:
-            `Policy`. Ties fall by layer and head; layers with a sliding window of their own that is
-            no wider than sink + recent are left as they are.
+            `Policy`. Ties fall by layer and head; layers with a sliding window of their own are left
+            as they are.
 
         Raises:
             HeadscopeError: limits missing, doubled or out of range.

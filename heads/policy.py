@@ -2,22 +2,26 @@
 
 `retain` acts on KV groups and decides memory: a group keeps every key, or its first `sink` and its
 last `recent` ones. `compute` acts on query heads and decides work: inside a group that keeps
-everything, a head may still read only sink + recent. A head never reads what its group has dropped.
+everything, a head may still read only sink + recent. A group keeps exactly what its heads together
+read: more would be waste, less impossible.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headscope.heads.certificate import Certificate
 from headscope.heads.storage import read_json, write_json
 from headscope.probes import BadFile, Geometry, HeadscopeError, Model
+
+if TYPE_CHECKING:
+    from headscope.heads.serving import Serving
 
 LARGEST_FILE = 64 << 20  # bytes; the policy of a 126 x 128 model takes below 2 MB
 
@@ -34,10 +38,6 @@ class Window(BaseModel):
     def keys(self) -> int:
         """How many keys it holds."""
         return self.sink + self.recent
-
-    def covers(self, other: Window) -> bool:
-        """Whether everything `other` reads is held here."""
-        return self.sink >= other.sink and self.recent >= other.recent
 
 
 Span: TypeAlias = Window | None
@@ -112,16 +112,14 @@ class Policy(BaseModel):
         ):
             if table is not None and (len(table) != g.layers or any(len(row) != width for row in table)):
                 raise ValueError(f"{name} must have {g.layers} layers of {width} entries")
-        for layer, head, reads in self._reads():
-            kept = self.retain[layer][g.kv_head(head)]
-            if kept is not None and (reads is None or not kept.covers(reads)):
-                raise ValueError(f"compute of L{layer}H{head} reads keys that its KV group drops")
+        for layer, (kept, reads) in enumerate(zip(self.retain, self.compute, strict=True)):
+            for group, span in enumerate(kept):
+                members = reads[group * g.group_size : (group + 1) * g.group_size]
+                if span != _union(members):
+                    raise ValueError(f"KV group {group} of layer {layer} must keep what its heads read")
+                if span is not None and g.windows[layer] is not None:
+                    raise ValueError(f"layer {layer} has a sliding window of its own and keeps no sinks")
         return self
-
-    def _reads(self) -> Iterator[tuple[int, int, Span]]:
-        for layer, row in enumerate(self.compute):
-            for head, reads in enumerate(row):
-                yield layer, head, reads
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Policy:
@@ -159,6 +157,23 @@ class Policy(BaseModel):
         row = self.compute[layer]
         return [s.sink if s else 0 for s in row], [s.recent if s else -1 for s in row]
 
+    def attach(self, model: Model) -> Serving:
+        """Serve `model` under this policy until the `with` block ends, or `detach` is called.
+
+        Batches, left padding, `generate`, beam search and chunked prefill work as before; the cache
+        holds only what the policy keeps. Within a window, logits are those of the policy's
+        attention whatever the chunk size.
+
+        Returns:
+            `Serving`.
+
+        Raises:
+            HeadscopeError: the policy is for another model, or one is attached already.
+        """
+        from headscope.heads.serving import Serving
+
+        return Serving(model, self)
+
     def check(self, model: Model) -> None:
         """Raise HeadscopeError unless this policy was made for `model`."""
         mine, its = self.geometry, model.geometry
@@ -172,6 +187,13 @@ class Policy(BaseModel):
                 f"The policy was made for other weights: its fingerprint is {self.fingerprint} "
                 f"({self.model!r}), that of {model.name!r} is {model.fingerprint}."
             )
+
+
+def _union(reads: Sequence[Span]) -> Span:
+    windows = [span for span in reads if span is not None]
+    if len(windows) < len(reads):
+        return None
+    return Window(sink=max(w.sink for w in windows), recent=max(w.recent for w in windows))
 
 
 def _shape(g: Geometry) -> str:

@@ -1,5 +1,6 @@
 from .decode import cached_decode as cached_decode
 from .decode import mixed_decode as mixed_decode
+from .headwise import HeadwiseLayer as HeadwiseLayer
 from .merge import merge as merge
 from .plan import HeadPlan as HeadPlan
 from .plan import plan_heads as plan_heads

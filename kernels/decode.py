@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headscope.kernels.backend import use_triton
-from headscope.kernels.plan import HeadPlan, Ints, check_shapes, plan_heads
+from headscope.kernels.plan import HeadPlan, Ints, check_shapes, plan_heads, take
 from headscope.kernels.prefill import check_starts, mixed_prefill
 from headscope.kernels.reference import softmax_sum, visible
 from headscope.kernels.ring import ring_position
@@ -107,7 +107,7 @@ def attend_stores(
     scale: float,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Plain torch reference of `split_decode`: one KV group at a time, keys by their positions."""
+    """Plain torch reference of `split_decode`: KV groups of one policy together, keys by position."""
     size = q.shape[1] // len(plan.group_window)
     start = q.new_zeros(q.shape[0], dtype=torch.long) if starts is None else starts.to(q.device).long()
     position = torch.arange(length - q.shape[2], length, device=q.device) - start[:, None]
@@ -115,18 +115,32 @@ def attend_stores(
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=wide)
     for groups, store in ((plan.dense_groups, dense), (plan.streaming_groups, stream)):
-        for index, g in enumerate(groups):
+        for policy, places in _alike(plan, groups).items():
             assert store is not None
-            k, v = (x[:, index, None].to(wide) for x in store)
+            k, v = (take(x, places).to(wide) for x in store)
             if store is dense:
-                keys = torch.arange(k.shape[2], device=q.device) - start[:, None]
+                k, v = k[:, :, :length], v[:, :, :length]
+                keys = torch.arange(length, device=q.device) - start[:, None]
             else:
-                keys = ring_position(length - start, plan.group_sink[g], k.shape[2])
-            for h in range(g * size, (g + 1) * size):
-                seen = visible(position, keys, origin, plan.sink[h], plan.window[h])[:, None]
-                mixed, level = softmax_sum(q[:, h, None].to(wide), k, v, seen, scale, softcap)
-                out[:, h], lse[:, h] = mixed[:, 0].to(q.dtype), level[:, 0]
+                keys = ring_position(length - start, plan.group_sink[groups[places[0]]], k.shape[2])
+            for pair in set(policy):
+                offsets = [i for i, each in enumerate(policy) if each == pair]
+                heads = [groups[place] * size + i for place in places for i in offsets]
+                seen = visible(position, keys, origin, *pair)[:, None, None]
+                x = q[:, heads].to(wide).unflatten(1, (len(places), -1))
+                mixed, level = softmax_sum(x, k[:, :, None], v[:, :, None], seen, scale, softcap)
+                out[:, heads], lse[:, heads] = mixed.flatten(1, 2).to(q.dtype), level.flatten(1, 2)
     return out, lse
+
+
+def _alike(plan: HeadPlan, groups: tuple[int, ...]) -> dict[tuple[tuple[int, int], ...], list[int]]:
+    """Places in `groups` by the policies of the query heads there."""
+    size = len(plan.sink) // len(plan.group_sink)
+    found: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for place, g in enumerate(groups):
+        heads = slice(g * size, (g + 1) * size)
+        found.setdefault(tuple(zip(plan.sink[heads], plan.window[heads], strict=True)), []).append(place)
+    return found
 
 
 def _starts(key_start: Ints | None, q: Tensor, keys: int) -> Tensor | None:

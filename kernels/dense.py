@@ -3,7 +3,7 @@
 torch's public scaled_dot_product_attention drops the log-sum-exp, so the same kernels are called
 one level below it. On Hopper and later cuDNN is the fastest (1.6-1.8x over the bundled
 FlashAttention-2); before, and for short prompts, FlashAttention-2 is. Shapes that
-neither takes go to headscope's own kernel.
+neither takes go to headscope's own kernel. On a CPU it is torch's flash attention for CPUs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ CUDNN_SCORES = 1 << 25
 
 
 def backend(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """ "cudnn", "flash" or None: what takes these tensors, the fastest first."""
+    """ "cudnn", "flash", "cpu" or None: what takes these tensors, the fastest first."""
+    if q.device.type == "cpu":
+        return "cpu" if q.dtype in (torch.float32, torch.bfloat16) else None
     if not q.is_cuda or q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] % 8:
         return None
     params = SDPAParams(q, k, v, None, 0.0, False, q.shape[1] != k.shape[1])
@@ -36,16 +38,28 @@ def backend(q: Tensor, k: Tensor, v: Tensor) -> str | None:
 
 
 def attention(
-    name: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float, lse: bool
+    name: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    scale: float,
+    lse: bool = True,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One backend call, causal from the top left. q [B, Hq, Nq, D], k, v [B, Hkv, Nk, D].
 
-    Returns the output and the natural log-sum-exp [B, Hq, Nq] (undefined unless `lse`).
+    A mask [B or 1, 1, Nq, Nk] to add to the scores is for the CPU alone. Returns the output and the
+    natural log-sum-exp [B, Hq, Nq] (undefined unless `lse`).
     """
     if name == "cudnn":
         op = torch.ops.aten._scaled_dot_product_cudnn_attention
         out, total = op(q, k, v, None, lse, 0.0, causal, False, scale=scale)[:2]
         return out, total.squeeze(-1) if lse else total
+    if name == "cpu":
+        op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return op(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
     op = torch.ops.aten._scaled_dot_product_flash_attention
     out, total = op(q, k, v, 0.0, causal, False, scale=scale)[:2]
     return out, total

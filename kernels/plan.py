@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -169,6 +169,14 @@ def _longest(values: Sequence[int]) -> range:
         if (len(run), -step) > (len(best), -best.step):
             best = run
     return best
+
+
+def take(x: Tensor, heads: Sequence[int]) -> Tensor:
+    """x[:, heads] for ascending heads: a view where they are evenly spaced, else a copy."""
+    steps = {b - a for a, b in pairwise(heads)}
+    if heads and len(steps) <= 1:
+        return x[:, heads[0] : heads[-1] + 1 : steps.pop() if steps else 1]
+    return x[:, list(heads)]
 
 
 def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from headscope.kernels.backend import on_its_device, side_stream, use_triton
 from headscope.kernels.dense import attention, backend, dense_into
 from headscope.kernels.plan import DenseRun, HeadPlan, Ints, check_shapes, ints, plan_heads
+from headscope.kernels.prefill_cpu import stream_cpu
 from headscope.kernels.reference import attend
 
 
@@ -59,8 +60,7 @@ def mixed_prefill(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     starts = check_starts(key_start, q.shape[0], k.shape[2])
     if not use_triton(q):
-        start = torch.tensor(starts) if starts else None
-        out, lse = attend(q, k, v, plan, scale=scale, start=start, softcap=softcap)
+        out, lse = _in_torch(q, k, v, plan, scale, starts, softcap)
         return out, lse if return_lse else None
     return _on_gpu(q, k, v, plan, scale, starts, softcap, return_lse)
 
@@ -71,6 +71,27 @@ def check_starts(key_start: Ints | None, batch: int, keys: int) -> tuple[int, ..
     if starts and (len(starts) != batch or min(starts) < 0 or max(starts) > keys):
         raise ValueError(f"key_start needs {batch} values in 0 ... {keys}, got {starts}.")
     return starts if any(starts) else ()
+
+
+def _in_torch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: HeadPlan,
+    scale: float,
+    starts: tuple[int, ...],
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Through the CPU's fused attention where that takes the tensors, plain torch elsewhere."""
+    name = backend(q, k, v) if softcap is None and not q.is_cuda else None
+    start = torch.tensor(starts) if starts else None
+    if not name:
+        return attend(q, k, v, plan, scale=scale, start=start, softcap=softcap)
+    out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    stream_cpu(out, lse, q, k, v, plan, scale=scale, start=start)
+    for run in plan.dense:
+        _dense_run(out, lse, name, run, q, k, v, scale, starts)
+    return out, lse
 
 
 @on_its_device

@@ -42,7 +42,8 @@ def attend(
         ks, vs = k[:, heads // group].to(wide), v[:, heads // group].to(wide)
         for rows in torch.split(torch.arange(q.shape[2], device=q.device), ROWS):
             position = rows + k.shape[2] - q.shape[2]
-            keys = _keys(position, start, policy)
+            spans = seen_keys(position, start, policy)
+            keys = torch.cat([torch.arange(*span, device=position.device) for span in spans])
             seen = visible(position, keys, start, *policy)[:, None]
             x = q[:, heads[:, None], rows].to(wide)
             mixed, level = softmax_sum(x, ks[:, :, keys], vs[:, :, keys], seen, scale, softcap)
@@ -71,11 +72,10 @@ def softmax_sum(
     return weights @ v, lse
 
 
-def _keys(position: Tensor, start: Tensor, policy: tuple[int, int]) -> Tensor:
-    """Every key that some row of the block can see in some sequence: sinks, then the window."""
+def seen_keys(position: Tensor, start: Tensor, policy: tuple[int, int]) -> list[tuple[int, int]]:
+    """Every key that some row of a block can see in some sequence: sinks, then the window."""
     sink, window = policy
     begin, end = int(start.min()), int(position[-1]) + 1
     sinks_end = max(begin, min(int(start.max()) + sink, end))
     recent = max(sinks_end, int(position[0]) - window + 1)
-    spans = (begin, sinks_end), (recent, max(recent, end))
-    return torch.cat([torch.arange(*span, device=position.device) for span in spans])
+    return [(begin, sinks_end), (recent, max(recent, end))]

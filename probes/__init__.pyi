@@ -10,6 +10,7 @@ from .files import first_fault as first_fault
 from .files import read_json as read_json
 from .files import write_atomically as write_atomically
 from .files import write_json as write_json
+from .fused import attend as attend
 from .geometry import Geometry as Geometry
 from .geometry import HeadId as HeadId
 from .intervene import INTERVENTIONS as INTERVENTIONS
