@@ -1,4 +1,4 @@
-"""The command line: `headscope scan`, `show`, `compare`, `report`, `list`, `models`.
+"""The command line: `headscope scan`, `gates`, `show`, `compare`, `report`, `list`, `models`.
 
 Nothing heavy is imported until a command needs it, so that `--help` and completion answer at once.
 """
@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from headscope.app.cli_gates import gates
 from headscope.app.cli_list import list_command, models
 from headscope.app.cli_scan import scan
 from headscope.app.cli_show import compare, report, show
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(scan)
+app.command()(gates)
 app.command()(show)
 app.command()(compare)
 app.command()(report)

@@ -10,6 +10,10 @@ from .detect import Detector as Detector
 from .detect import Reading as Reading
 from .evidence import ShownPrompt as ShownPrompt
 from .evidence import read_evidence as read_evidence
+from .gate_run import GateSettings as GateSettings
+from .gate_training import GateProgress as GateProgress
+from .gate_training import length_schedule as length_schedule
+from .gate_training import train_gates as train_gates
 from .headmap import ColumnInfo as ColumnInfo
 from .headmap import HeadMap as HeadMap
 from .headmap import MapMeta as MapMeta

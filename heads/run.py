@@ -76,7 +76,7 @@ class RunFolder:
         """
         if self.manifest.exists():
             found = read_json(self.manifest, Manifest)
-            different = _differences(found.plan, plan)
+            different = differences(found.plan, plan)
             if different:
                 raise HeadscopeError(
                     f"The run folder {str(self.path)!r} holds another scan ({different}); "
@@ -88,11 +88,10 @@ class RunFolder:
         return manifest
 
 
-def _differences(old: Plan, new: Plan) -> str:
-    """What sets two plans apart, the parts left out (they follow from the rest)."""
-    names = [n for n in Plan.model_fields if n != "parts" and getattr(old, n) != getattr(new, n)]
-    if not names and old.parts != new.parts:
-        names = ["parts"]
+def differences(old: BaseModel, new: BaseModel) -> str:
+    """What sets two plans of the same kind apart, in words."""
+    names = [n for n in type(old).model_fields if getattr(old, n) != getattr(new, n)]
+    names = [n for n in names if n != "parts"] or names  # the parts follow from the rest
     shown = [n for n in names if n not in ("geometry", "parts", "recipe")]
     parts = [f"{n} {getattr(old, n)!r}, not {getattr(new, n)!r}" for n in shown]
     return ", ".join(parts) or ", ".join(names)

@@ -11,6 +11,7 @@ from .files import read_json as read_json
 from .files import write_atomically as write_atomically
 from .files import write_json as write_json
 from .fused import attend as attend
+from .fused import attend_window as attend_window
 from .geometry import Geometry as Geometry
 from .geometry import HeadId as HeadId
 from .intervene import INTERVENTIONS as INTERVENTIONS

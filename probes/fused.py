@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Larger boolean masks than this are built a block of queries at a time.
 MASK_ELEMENTS = 1 << 26
 _EXACT_ELEMENTS = 1 << 24
+_LEAST_ROWS = 128  # of a block, so that narrow windows do not mean many small products
 
 
 def attend(call: AttentionCall) -> Tensor:
@@ -28,6 +29,35 @@ def attend(call: AttentionCall) -> Tensor:
     if _needs_mask(call) and call.q.shape[0] * queries * keys > MASK_ELEMENTS:
         return _in_blocks(call, MASK_ELEMENTS, _masked)
     return _fused(call, call.q, call.k, call.v, call.visible.fused(0, queries))
+
+
+def attend_window(call: AttentionCall, sink: int, recent: int) -> Tensor:
+    """The outputs if every row saw only its first `sink` and last `recent` keys. [1, Tq, H, D]
+
+    What the layer hides anyway (its own sliding window) stays hidden. Queries go in blocks, each
+    against the keys that its rows can see, so that time and memory are linear in the length;
+    gradients flow through.
+
+    Args:
+        call: one sequence without padding, its cache complete.
+        sink: how many keys from the start stay visible.
+        recent: how many keys up to the row's own, at least 1.
+    """
+    compute = _fused if call.softcap is None and call.sinks is None else _exact
+    offset, keys = call.visible.query_offset - call.visible.key_offset, call.k.shape[2]
+    queries, step = call.q.shape[2], max(_LEAST_ROWS, sink + recent)
+    key = torch.arange(keys, device=call.q.device)
+    blocks = []
+    for start in range(0, queries, step):
+        stop = min(start + step, queries)
+        near = max(0, start + offset - recent + 1)
+        seen = torch.cat([key[: min(sink, near)], key[near : stop + offset]])
+        at = key[start + offset : stop + offset, None]
+        lo, hi = call.visible.ranges(at[:, 0] + call.visible.key_offset, keys)
+        mask = (seen >= lo[:, None]) & (seen < hi[:, None]) & ((seen < sink) | (seen > at - recent))
+        q, k, v = call.q[:, :, start:stop], call.k[:, :, seen], call.v[:, :, seen]
+        blocks.append(compute(call, q, k, v, mask[None, None]))
+    return torch.cat(blocks, 1)
 
 
 def _needs_mask(call: AttentionCall) -> bool:

@@ -20,10 +20,10 @@ from headscope.probes.tasks.needle import WORDINGS
 from headscope.probes.tokens import encode
 
 FAST = sorted(set(KINDS) - {"letters"})
-ASKING = ["keyvalue", "needle", "passkey"]
+ASKING = ["keyvalue", "needle", "passkey", "recital"]
 PLAIN = ["code", "prose", "random", "repeat"]
 # Tokens that a prompt may be short of its length; a key-value prompt lacks less than one line.
-SHORT = {"keyvalue": 24, "needle": 12, "passkey": 12, "repeat": 3}
+SHORT = {"keyvalue": 24, "needle": 12, "passkey": 12, "recital": 12, "repeat": 3}
 
 
 def make(
@@ -95,7 +95,8 @@ def test_plain_prompts_have_their_length(kind: str, task: str, length: int, seed
 
 @pytest.mark.parametrize("task", ASKING)
 def test_a_slow_tokenizer_is_labelled_by_its_decoded_tokens(task: str) -> None:
-    for prompt in make(task, "letters", [1200], 2, haystack=default_text()[:4000]):
+    length = 7000 if task == "recital" else 1200  # ten keys of 32 words, spelled twice
+    for prompt in make(task, "letters", [length], 2, haystack=default_text()[:4000]):
         check_labels("letters", prompt)
 
 
@@ -345,6 +346,18 @@ def test_the_registry_is_found_whatever_was_imported_first() -> None:
         "import sys; assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_recital_tells_every_key_again_in_another_order() -> None:
+    """As many keys and words as fit the length, all of them in the text and after the question."""
+    for length, keys in ((640, 5), (1400, 10)):
+        for prompt in make("recital", "bytes_digits", [length], 3):
+            told = text_of("bytes_digits", prompt.ids[prompt.spans["question"][1] :])
+            names = ["value", *(f"distractor_{i}" for i in range(keys - 1))]
+            values = [text_of("bytes_digits", prompt.ids[slice(*prompt.spans[n])]) for n in names]
+            assert prompt.meta["keys"] == keys == len(set(values))
+            assert all(told.count(value) == 1 for value in values)
+            assert told.endswith(values[0])
 
 
 @pytest.mark.model
