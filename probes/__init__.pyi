@@ -30,6 +30,7 @@ from .observe import Observation as Observation
 from .observe import observe as observe
 from .passes import Rows as Rows
 from .prompts import TASKS as TASKS
+from .prompts import Contrast as Contrast
 from .prompts import Prompt as Prompt
 from .prompts import Task as Task
 from .recipe import Recipe as Recipe
@@ -43,3 +44,6 @@ from .seam import attach as attach
 from .spec import Positions as Positions
 from .spec import Source as Source
 from .spec import Spec as Spec
+from .trials import Trials as Trials
+from .trials import known as known
+from .trials import trials as trials

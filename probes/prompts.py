@@ -9,11 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from headscope.probes.errors import HeadscopeError
 from headscope.probes.registry import Registry
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What makes a prompt one half of an experiment: its twin, in which another answer is right.
+
+    Attributes:
+        ids: the counterfactual's token ids up to the answer, as many as the prompt has there. Each
+            token plays the part of the one at the same place of the prompt.
+        right: ids that count as right for the first token of the prompt's answer.
+        wrong: ids that count as wrong there; where the counterfactual has an answer, it is the
+            first. Disjoint from `right`.
+    """
+
+    ids: tuple[int, ...]
+    right: tuple[int, ...]
+    wrong: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,7 @@ class Prompt:
         offsets: named distances back from a query row, each a tuple of token counts: a row at
             position i looks at the keys `i - d`, for example one period back (`echo`).
         meta: what a reader wants to filter by: `kind`, `length`, `depth`, ... (JSON values).
+        contrast: the counterfactual of a prompt made for causal tests, or None.
     """
 
     task: str
@@ -40,6 +58,7 @@ class Prompt:
     source: tuple[int, ...] = ()
     offsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
+    contrast: Contrast | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -58,6 +77,20 @@ class Prompt:
                 raise HeadscopeError(
                     f"The labelled source of a {self.task!r} prompt does not spell its answer."
                 )
+        if self.contrast:
+            self._check_contrast(self.contrast)
+
+    def _check_contrast(self, contrast: Contrast) -> None:
+        if not self.answer or len(contrast.ids) != self.answer[0]:
+            raise HeadscopeError(
+                f"The counterfactual of a {self.task!r} prompt has {len(contrast.ids)} tokens before "
+                f"the answer, the prompt {self.answer[0] if self.answer else 0}; both must agree."
+            )
+        first = self.ids[self.answer[0]]
+        if first not in contrast.right or not contrast.wrong or {*contrast.right} & {*contrast.wrong}:
+            raise HeadscopeError(
+                f"The right and wrong answers of a {self.task!r} prompt begin with the same token."
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,6 +106,8 @@ class Prompt:
             "task": self.task, "ids": self.ids, "spans": dict(self.spans), "answer": self.answer,
             "source": self.source, "offsets": dict(self.offsets), "meta": dict(self.meta),
         }  # fmt: skip
+        if self.contrast:
+            content["contrast"] = asdict(self.contrast)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -99,7 +134,8 @@ class Task(Protocol):
         Args:
             tokenizer: a transformers tokenizer; no token id may be hard-coded.
             lengths: total prompt length in tokens, answer included; a prompt is never longer,
-                and shorter by at most a few tokens.
+                and shorter by at most a few tokens. Tasks of short prompts, whose prompts carry a
+                `contrast`, take it as an upper bound only.
             per_length: prompts for each length (a task spreads its depths, kinds, ... over them).
             seed: everything random follows from it.
             haystack: the text to hide things in; None takes the default haystack.

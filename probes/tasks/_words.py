@@ -28,3 +28,19 @@ def description(rng: Random, nouns: int = 2) -> str:
 def digits(rng: Random, count: int) -> str:
     """A number of `count` digits that does not begin with 0."""
     return str(rng.randrange(10 ** (count - 1), 10**count))
+
+
+# People whose names are one token in most vocabularies, what they do where, and what things look like.
+PEOPLE = (
+    "Alice", "Anna", "Ben", "Carl", "Charlie", "Daniel", "David", "Emily", "Frank", "George", "Henry",
+    "Jack", "James", "Jane", "John", "Kate", "Laura", "Lisa", "Mark", "Martin", "Mary", "Michael",
+    "Paul", "Peter", "Robert", "Sarah", "Simon", "Susan", "Thomas", "Tom",
+)  # fmt: skip
+PLACES = ("beach", "garden", "library", "market", "office", "park", "school", "station", "store")
+GIFTS = ("ball", "book", "drink", "flower", "key", "letter", "map", "ring", "ticket")
+COLOURS = ("black", "blue", "brown", "gray", "green", "pink", "purple", "red", "white", "yellow")
+OBJECTS = (
+    "bag", "ball", "book", "bowl", "box", "brush", "chair", "coin", "cup", "hat", "key", "knife",
+    "lamp", "map", "pen", "phone", "plate", "ring", "shirt", "shoe", "spoon", "towel",
+)  # fmt: skip
+PERIODS = ("campaign", "conflict", "crisis", "drought", "expedition", "reign", "strike", "trial", "war")

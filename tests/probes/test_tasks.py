@@ -22,6 +22,10 @@ from headscope.probes.tokens import encode
 FAST = sorted(set(KINDS) - {"letters"})
 ASKING = ["keyvalue", "needle", "passkey", "recital"]
 PLAIN = ["code", "prose", "random", "repeat"]
+KNOWLEDGE = ["agreement", "closed_book", "conflict"]
+PAIRS = [
+    "arithmetic", "choice", "coloured_objects", "delimiters", "greater_than", "ioi", *KNOWLEDGE,
+]  # fmt: skip
 # Tokens that a prompt may be short of its length; a key-value prompt lacks less than one line.
 SHORT = {"keyvalue": 24, "needle": 12, "passkey": 12, "recital": 12, "repeat": 3}
 
@@ -334,7 +338,7 @@ def test_a_haystack_just_long_enough() -> None:
 def test_an_unknown_task_suggests_the_nearest() -> None:
     with pytest.raises(HeadscopeError, match=r"There is no task 'needles'\. Did you mean 'needle'\?"):
         TASKS["needles"]
-    assert TASKS.names() == sorted(ASKING + PLAIN)
+    assert TASKS.names() == sorted(ASKING + PLAIN + PAIRS)
     assert all(t.summary for t in TASKS)
 
 
