@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from random import Random
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
+from headscope.probes import TASKS, Prompt
 from headscope.probes.haystack import default_text
 from headscope.probes.tasks import _words
 from headscope.probes.tasks.needle import WORDINGS
@@ -150,3 +153,23 @@ KINDS = {
 def tokenizer(kind: str) -> Any:
     """The tokenizer of that kind, made once."""
     return KINDS[kind]()
+
+
+FAST = sorted(set(KINDS) - {"letters"})
+KNOWLEDGE = ["agreement", "closed_book", "conflict"]
+PAIRS = ["arithmetic", "choice", "coloured_objects", "delimiters", "greater_than", "ioi", *KNOWLEDGE]
+
+
+def make(
+    task: str, kind: Any, lengths: Sequence[int] = (600,), per_length: int = 6, seed: int = 0, **more: Any
+) -> list[Prompt]:
+    made = tokenizer(kind) if isinstance(kind, str) else kind
+    haystack = more.get("haystack")
+    return TASKS[task].prompts(made, lengths=lengths, per_length=per_length, seed=seed, haystack=haystack)
+
+
+def text_of(kind: Any, ids: Sequence[int]) -> str:
+    """Decoded, without blanks and case, which a tokenizer may change."""
+    made = tokenizer(kind) if isinstance(kind, str) else kind
+    text = made.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())

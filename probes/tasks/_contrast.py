@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from string import Formatter
 from typing import Any
@@ -13,7 +13,8 @@ from headscope.probes.prompts import Contrast, Prompt
 from headscope.probes.tasks._build import Cell, cells
 from headscope.probes.tokens import Unlabelled, encode
 
-_TRIES = 64  # values tried before a tokenizer is said to spell no two of them alike
+_TRIES = 512  # values tried before a tokenizer is said to spell no two of them alike
+_PATIENCE = 16  # of them before the next index is taken, where a task walks through a list
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class Case:
             raise Unlabelled(f"The answers of a {task!r} prompt cannot be told apart: {self.right[0]!r}")
         right, wrong = (self._first(tokenizer, text, answers, clean[:start])
                         for answers in (self.right, self.wrong))  # fmt: skip
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        if against[:start] == clean[:start] or unknown in clean[start:] + twin[start:]:
+            raise Unlabelled(f"A {task!r} prompt has words that this tokenizer does not know: {text[-80:]!r}")
         if set(right) & set(wrong):
             raise Unlabelled(f"Answers of a {task!r} prompt begin with the same token: {self.right[0]!r}")
         contrast = Contrast(against[:start], right, wrong)
@@ -133,7 +137,8 @@ def _draw(task: str, tokenizer: Any, cell: Cell, draw: Callable[[Random, Cell], 
     reason: Unlabelled | None = None
     for i in range(_TRIES):
         try:
-            return draw(Random(f"{cell.seed}/{i}"), cell).prompt(tokenizer, task)
+            moved = replace(cell, index=cell.index + i // _PATIENCE)
+            return draw(Random(f"{cell.seed}/{i}"), moved).prompt(tokenizer, task)
         except Unlabelled as error:
             reason = error
     raise HeadscopeError(f"No {task!r} prompt could be labelled in {_TRIES} tries: {reason}")

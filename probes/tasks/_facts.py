@@ -22,7 +22,7 @@ class Relation:
 
 def _table(text: str) -> dict[str, str]:
     """`value: subject, subject; value: ...` as a value for each subject."""
-    found = {}
+    found = dict[str, str]()
     for group in " ".join(text.split()).split(";"):
         value, _, subjects = group.strip().partition(": ")
         found |= {subject.strip(): value for subject in subjects.split(",")}

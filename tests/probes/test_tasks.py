@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import unicodedata
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_zoo import KINDS, Letters, bytes_digits, tokenizer, words
+from tokenizer_zoo import FAST, KINDS, PAIRS, Letters, bytes_digits, make, text_of, tokenizer, words
 from transformers import PreTrainedTokenizerFast
 
 from headscope.probes import TASKS, HeadscopeError, Model, Prompt
@@ -19,30 +17,10 @@ from headscope.probes.haystack import default_text
 from headscope.probes.tasks.needle import WORDINGS
 from headscope.probes.tokens import encode
 
-FAST = sorted(set(KINDS) - {"letters"})
 ASKING = ["keyvalue", "needle", "passkey", "recital"]
 PLAIN = ["code", "prose", "random", "repeat"]
-KNOWLEDGE = ["agreement", "closed_book", "conflict"]
-PAIRS = [
-    "arithmetic", "choice", "coloured_objects", "delimiters", "greater_than", "ioi", *KNOWLEDGE,
-]  # fmt: skip
 # Tokens that a prompt may be short of its length; a key-value prompt lacks less than one line.
 SHORT = {"keyvalue": 24, "needle": 12, "passkey": 12, "recital": 12, "repeat": 3}
-
-
-def make(
-    task: str, kind: Any, lengths: Sequence[int] = (600,), per_length: int = 6, seed: int = 0, **more: Any
-) -> list[Prompt]:
-    made = tokenizer(kind) if isinstance(kind, str) else kind
-    haystack = more.get("haystack")
-    return TASKS[task].prompts(made, lengths=lengths, per_length=per_length, seed=seed, haystack=haystack)
-
-
-def text_of(kind: Any, ids: Sequence[int]) -> str:
-    """Decoded, without blanks and case, which a tokenizer may change."""
-    made = tokenizer(kind) if isinstance(kind, str) else kind
-    text = made.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def check_labels(kind: Any, prompt: Prompt) -> None:
