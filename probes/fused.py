@@ -6,10 +6,13 @@ cannot (soft-capped scores, learned sinks) or where a mask would have to be stor
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 if TYPE_CHECKING:
@@ -72,31 +75,30 @@ def _fused(call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | 
     return output
 
 
-def _in_blocks(call: AttentionCall, elements: int, compute: object) -> Tensor:
-    """Queries in blocks, each against only the keys its rows can see."""
-    assert callable(compute)
+def _in_blocks(call: AttentionCall, elements: int, compute: Callable[..., Tensor]) -> Tensor:
+    """Queries in blocks, each against only the keys its rows can see.
+
+    Where gradients are wanted, a block is computed again for them instead of being kept.
+    """
     batch, _, queries, _ = call.q.shape
     step = max(1, elements // max(1, batch * call.k.shape[2]))
-    blocks = []
-    for start in range(0, queries, step):
-        stop = min(start + step, queries)
-        mask = call.visible.fused(start, stop)
-        if mask is None:
-            at = torch.arange(start, stop, device=call.q.device) + call.visible.query_offset
-            key = torch.arange(call.k.shape[2], device=call.q.device) + call.visible.key_offset
-            mask = (key <= at[:, None])[None, None]
-        seen = mask.flatten(0, 2).any(0).nonzero()
-        lo, hi = int(seen.min()), int(seen.max()) + 1
-        blocks.append(
-            compute(
-                call,
-                call.q[:, :, start:stop],
-                call.k[:, :, lo:hi],
-                call.v[:, :, lo:hi],
-                mask[..., lo:hi],
-            )
-        )
-    return torch.cat(blocks, 1)
+    block = partial(_block, call, step, compute)
+    if torch.is_grad_enabled():
+        block = partial(checkpoint, block, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([block(start) for start in range(0, queries, step)], 1)
+
+
+def _block(call: AttentionCall, step: int, compute: Callable[..., Tensor], start: int) -> Tensor:
+    stop = min(start + step, call.q.shape[2])
+    mask = call.visible.fused(start, stop)
+    if mask is None:
+        at = torch.arange(start, stop, device=call.q.device) + call.visible.query_offset
+        key = torch.arange(call.k.shape[2], device=call.q.device) + call.visible.key_offset
+        mask = (key <= at[:, None])[None, None]
+    seen = mask.flatten(0, 2).any(0).nonzero()
+    lo, hi = int(seen.min()), int(seen.max()) + 1
+    q, k, v = call.q[:, :, start:stop], call.k[:, :, lo:hi], call.v[:, :, lo:hi]
+    return compute(call, q, k, v, mask[..., lo:hi])
 
 
 def _masked(call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

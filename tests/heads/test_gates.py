@@ -19,7 +19,7 @@ from headscope.heads.gate_run import GatePlan
 from headscope.heads.gates import distil, gated, teach
 from headscope.heads.headmap import MapMeta
 from headscope.heads.storage import read_table, write_table
-from headscope.probes import BadFile, HeadscopeError, Model, Prompt, attach, load
+from headscope.probes import BadFile, HeadscopeError, Model, Prompt, attach, fused, load
 
 SINK, RECENT = 3, 6
 SETTINGS = GateSettings(steps=12, lengths=(24, 31), sink=SINK, recent=RECENT, learning_rate=0.1)
@@ -82,6 +82,30 @@ def test_the_gradient_equals_finite_differences(
             down[i, j] -= step
             slope = (loss(up)[0] - loss(down)[0]) / (2 * step)
             assert float(gradient[i, j]) == pytest.approx(slope, rel=1e-4, abs=1e-8), (i, j)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt-oss", "mistral-window"])
+def test_the_gradient_through_layers_that_need_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soft caps, learned sinks, stored masks: many small blocks, against the slope along one direction."""
+    model = load(tiny(name))
+    start, along = all_gates(model, 0.5), torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    along /= along.abs().max()
+
+    def loss(at: Tensor) -> tuple[float, Tensor]:
+        gates = at.clone().requires_grad_()
+        found = distil(model, gates, prompt(40), sink=SINK, recent=RECENT, penalty=0.0)
+        assert gates.grad is not None
+        return found, gates.grad
+
+    whole = loss(start)[1]
+    for limit in ("MASK_ELEMENTS", "_EXACT_ELEMENTS"):
+        monkeypatch.setattr(fused, limit, 6 * 40 * 7)
+    value, gradient = loss(start)
+    torch.testing.assert_close(gradient, whole, rtol=1e-4, atol=1e-6)
+    step = 0.02
+    slope = (loss(start + step * along)[0] - loss(start - step * along)[0]) / (2 * step)
+    assert value > 1e-4
+    assert float((gradient * along).sum()) == pytest.approx(slope, rel=0.02)
 
 
 def test_open_gates_are_the_untouched_model(any_model: Model) -> None:
