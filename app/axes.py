@@ -48,8 +48,9 @@ def limits(values: np.ndarray[Any, Any], floor: float | None) -> tuple[float, fl
     if not known.size:
         return 0.0, 1.0
     low, high = float(known.min()), float(known.max())
-    if low < 0:
+    if -low > high / 100:
         return -max(-low, high), max(-low, high)
+    low = max(low, 0.0)  # so little below zero is noise, and no reason for two colours
     start = low if floor is None or float(np.quantile(known, 0.05)) > high / 2 else max(floor, 0.0)
     return start, high if high > start else start + 1
 

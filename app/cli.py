@@ -1,4 +1,4 @@
-"""The command line: `headscope scan`, `gates`, `show`, `compare`, `report`, `list`, `models`.
+"""The command line: `headscope scan`, `gates`, `show`, `compare`, `report`, `export`, `import`, and more.
 
 Nothing heavy is imported until a command needs it, so that `--help` and completion answer at once.
 """
@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from headscope.app.cli_exchange import export_command, import_command, schema
 from headscope.app.cli_gates import gates
 from headscope.app.cli_list import list_command, models
 from headscope.app.cli_scan import scan
@@ -27,6 +28,9 @@ app.command()(gates)
 app.command()(show)
 app.command()(compare)
 app.command()(report)
+app.command("export")(export_command)
+app.command("import")(import_command)
+app.command()(schema)
 app.command("list")(list_command)
 app.command()(models)
 

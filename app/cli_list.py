@@ -13,7 +13,7 @@ _Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout."
 
 @guarded
 def list_command(as_json: _Json = False) -> None:
-    """List tasks, detectors with their roles and thresholds, and presets.
+    """List tasks, detectors with their roles and thresholds, presets, and formats.
 
     Examples:
 
@@ -59,7 +59,7 @@ def models(as_json: _Json = False) -> None:
 
 def inventory() -> dict[str, list[dict[str, Any]]]:
     """Everything that is registered, as plain values."""
-    from headscope.heads import DETECTORS, PRESETS
+    from headscope.heads import DETECTORS, FORMATS, PRESETS
     from headscope.probes import TASKS
 
     return {
@@ -83,5 +83,14 @@ def inventory() -> dict[str, list[dict[str, Any]]]:
                 "prompts": sum(len(x.fractions) * x.per_length for x in p.portions),
             }
             for p in PRESETS.values()
+        ],
+        "formats": [
+            {
+                "name": f.name,
+                "summary": f.summary,
+                "imports": f.read is not None,
+                "exports": [what for what, on in (("map", f.from_map), ("policy", f.from_policy)) if on],
+            }
+            for f in FORMATS
         ],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,8 +49,10 @@ def show(
         say_json(machine.as_json(machine.described(headmap) | {"score": role, "top": columns}))
     else:
         found = [role_of(headmap, role, k)] if role else roles_of(headmap, k)
-        listed = {r.name: machine.role(r) for r in found}
-        say_json(machine.as_json(machine.described(headmap) | {"roles": listed}))
+        listed: dict[str, Any] = {"roles": {r.name: machine.role(r) for r in found}}
+        if not headmap.roles:  # an imported map may know scores only
+            listed["scores"] = {c: machine.records(headmap.top(c, k)) for c in headmap.meta.columns}
+        say_json(machine.as_json(machine.described(headmap) | listed))
 
 
 @guarded

@@ -136,6 +136,7 @@ def _cells(headmap: HeadMap, column: str, score: pd.DataFrame) -> go.Heatmap:
     error = headmap.grid(f"{column}_se").T if f"{column}_se" in frame else score * np.nan
     group = headmap.grid("kv_head").T
     extra = np.stack([error.to_numpy(float), group.to_numpy(float)], -1)
+    more = " ± %{customdata[0]:.4f}" if f"{column}_se" in frame else ""
     return go.Heatmap(
         z=score.to_numpy(float),
         x=score.columns.to_numpy(),
@@ -147,7 +148,7 @@ def _cells(headmap: HeadMap, column: str, score: pd.DataFrame) -> go.Heatmap:
         hoverongaps=False,
         hovertemplate=(
             "L%{x}H%{y} · KV head %{customdata[1]}<br>"
-            f"{html.escape(column)} %{{z:.4f}} ± %{{customdata[0]:.4f}}<extra></extra>"
+            f"{html.escape(column)} %{{z:.4f}}{more}<extra></extra>"
         ),
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 _PHRASES = {
     "retrieval": "copy the answer out of a long context",
+    "query_focused": "find in the context what the question asks for",
     "induction": "look at what followed the current token last time",
     "echo": "look at earlier occurrences of the current token",
     "previous_token": "look at the token just before",

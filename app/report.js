@@ -133,13 +133,14 @@
     const known = z.flat().filter((v) => v !== null);
     if (!known.length) return;
     let low = Math.min(...known), high = Math.max(...known);
-    if (low < 0) { high = Math.max(-low, high); low = -high; }
+    if (-low > high / 100) { high = Math.max(-low, high); low = -high; }
+    low = low < -high / 100 ? low : Math.max(low, 0);
     byId("column-about").textContent = table.about[name];
     const div = byId("explore-map");
     div.setAttribute("aria-label", `Heat map of ${name}: ${table.about[name]}`);
     await Plotly.restyle(div, {
       z: [z], customdata: [z.map((row, h) => row.map((_, l) => [errors[h][l], groups[h][l]]))],
-      hovertemplate: `L%{x}H%{y} · KV head %{customdata[1]}<br>${name} %{z:.4f} ± %{customdata[0]:.4f}<extra></extra>`,
+      hovertemplate: `L%{x}H%{y} · KV head %{customdata[1]}<br>${name} %{z:.4f}${`${name}_se` in table.columns ? " ± %{customdata[0]:.4f}" : ""}<extra></extra>`,
     }, [0]);
     await Plotly.relayout(div, {
       "coloraxis.cmin": low, "coloraxis.cmax": high > low ? high : low + 1,

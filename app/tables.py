@@ -13,6 +13,7 @@ from rich.text import Text
 from headscope.app.looks import letters, number, phrase, title, with_error
 from headscope.app.palette import hues
 from headscope.app.roles import Entry, Role, roles_of
+from headscope.app.scores import print_scores, ruler
 
 if TYPE_CHECKING:
     from headscope.heads import Comparison, HeadMap
@@ -22,9 +23,12 @@ def print_map(console: Console, headmap: HeadMap, k: int) -> None:
     """The whole map: a character map, and one line per role."""
     roles = roles_of(headmap, k)
     console.print()
-    console.print(character_map(headmap, console.width))
-    console.print()
-    console.print(role_table(headmap, roles))
+    if roles or not headmap.meta.columns:
+        console.print(character_map(headmap, console.width))
+        console.print()
+        console.print(role_table(headmap, roles))
+    else:
+        print_scores(console, headmap, k)
     right = [f"{task} {share:.0%}" for task, share in headmap.meta.accuracy.items()]
     if right:
         console.print(f"Answered right: {', '.join(right)}", markup=False)
@@ -81,7 +85,7 @@ def character_map(headmap: HeadMap, width: int) -> Text:
     text = Text()
     for start in range(0, g.layers, room):
         layers = range(start, min(start + room, g.layers))
-        text.append(_ruler(layers), "dim")
+        text.append(ruler(layers), "dim")
         for head in range(g.heads):
             if head and g.group_size > 1 and head % g.group_size == 0:
                 text.append("\n")
@@ -91,14 +95,6 @@ def character_map(headmap: HeadMap, width: int) -> Text:
                 text.append(letter[on] if on else "·", hue[on].terminal if on else "dim")
         text.append("\n" if layers.stop < g.layers else "")
     return text
-
-
-def _ruler(layers: range) -> str:
-    marks = [" "] * (len(layers) + 3)
-    for i, layer in enumerate(layers):
-        if layer % 5 == 0:
-            marks[i : i + len(str(layer))] = str(layer)
-    return "layer " + "".join(marks).rstrip()
 
 
 def print_comparison(console: Console, a: HeadMap, b: HeadMap, found: Comparison) -> None:
@@ -111,7 +107,7 @@ def print_comparison(console: Console, a: HeadMap, b: HeadMap, found: Comparison
     for row in found.scores.to_dict("records"):
         values = (row["spearman"], row["mean_difference"], row["max_difference"])
         scores.add_row(Text(str(row["score"])), *(Text(number(float(v))) for v in values))
-    console.print(scores)
+    console.print("The maps have no score in common." if found.scores.empty else scores)
     if found.labels.empty:
         console.print("No head changed its label.")
         return
@@ -141,7 +137,11 @@ def print_inventory(console: Console, found: dict[str, list[dict[str, Any]]]) ->
     presets = _table("Presets", "name", "about", "context", "prompts", "rows per prompt")
     for entry in found["presets"]:
         presets.add_row(*(Text(str(entry[key])) for key in ("name", "about", "context", "prompts", "sample")))
-    console.print(tasks, detectors, presets, sep="\n")
+    formats = _table("Formats", "name", "what it is", "import", "export of")
+    for entry in found["formats"]:
+        ways = ("yes" if entry["imports"] else "no", ", ".join(entry["exports"]))
+        formats.add_row(*map(Text, (entry["name"], entry["summary"], *ways)))
+    console.print(tasks, detectors, presets, formats, sep="\n")
 
 
 def print_models(console: Console, found: Sequence[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from headscope.heads.storage import read_table, write_table
 from headscope.probes import BadFile, Geometry, unknown
 
 SCHEMA = 1
+Setting = str | int | float | bool | None
 _KEYS = ["layer", "head", "kv_head"]
 
 
@@ -56,6 +57,7 @@ class MapMeta(BaseModel):
         rules: the rule behind every label.
         columns: what every score column means.
         versions: versions of the libraries that made it.
+        settings: what an imported file says about all heads at once (`sink_size`, ...).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +74,7 @@ class MapMeta(BaseModel):
     rules: tuple[Rule, ...] = ()
     columns: dict[str, ColumnInfo] = {}
     versions: dict[str, str] = {}
+    settings: dict[str, Setting] = {}
 
 
 @dataclass(eq=False)

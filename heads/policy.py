@@ -8,6 +8,7 @@ read: more would be waste, less impossible.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headscope.heads.certificate import Certificate
 from headscope.heads.storage import read_json, write_json
-from headscope.probes import BadFile, Geometry, HeadscopeError, Model
+from headscope.probes import BadFile, Geometry, HeadscopeError
 
 if TYPE_CHECKING:
     from headscope.heads.serving import Serving
+    from headscope.probes import Model
 
 LARGEST_FILE = 64 << 20  # bytes; the policy of a 126 x 128 model takes below 2 MB
 
@@ -129,6 +131,8 @@ class Policy(BaseModel):
             BadFile: missing, far too large, or not a policy.
         """
         file = Path(path)
+        if file.exists() and not file.is_file():
+            raise BadFile(f"{str(file)!r} is not a file.")
         if file.is_file() and file.stat().st_size > LARGEST_FILE:
             raise BadFile(f"{str(file)!r} has {file.stat().st_size:,} bytes; no policy is that large.")
         return read_json(file, cls)
@@ -194,6 +198,15 @@ def _union(reads: Sequence[Span]) -> Span:
     if len(windows) < len(reads):
         return None
     return Window(sink=max(w.sink for w in windows), recent=max(w.recent for w in windows))
+
+
+def policy_schema() -> str:
+    """The JSON Schema (2020-12) of policy files, as `docs/policy.schema.json` publishes it."""
+    about = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "headscope policy",
+    }
+    return json.dumps(Policy.model_json_schema() | about, indent=2) + "\n"
 
 
 def _shape(g: Geometry) -> str:

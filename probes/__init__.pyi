@@ -7,9 +7,11 @@ from .errors import unknown as unknown
 from .estimate import Estimate as Estimate
 from .estimate import over_prompts as over_prompts
 from .files import first_fault as first_fault
+from .files import json_text as json_text
 from .files import read_json as read_json
 from .files import write_atomically as write_atomically
 from .files import write_json as write_json
+from .files import writing as writing
 from .fused import attend as attend
 from .fused import attend_window as attend_window
 from .geometry import Geometry as Geometry

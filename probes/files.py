@@ -17,7 +17,8 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses while `path` is written into one sentence."""
     try:
         yield
     except OSError as error:
@@ -30,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         BadFile: the folder cannot be written or the disk is full; `path` is as it was.
     """
-    with _explained(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
@@ -45,9 +46,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             fresh.unlink(missing_ok=True)
 
 
+def json_text(model: BaseModel) -> str:
+    """A pydantic model as readable JSON."""
+    return model.model_dump_json(indent=2) + "\n"
+
+
 def write_json(path: Path, model: BaseModel) -> None:
     """Write a pydantic model as readable JSON."""
-    text = model.model_dump_json(indent=2) + "\n"
+    text = json_text(model)
     write_atomically(path, lambda p: p.write_text(text))
 
 
@@ -62,7 +68,7 @@ def read_json(path: Path, kind: type[M]) -> M:
     except OSError as error:
         raise BadFile(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
     except (ValidationError, UnicodeDecodeError) as error:
-        raise BadFile(f"{str(path)!r} is not a valid {kind.__name__}: {first_fault(error)}") from error
+        raise BadFile(f"{str(path)!r} is not a valid {kind.__name__}: {first_fault(error)}.") from error
 
 
 def first_fault(error: Exception) -> str:

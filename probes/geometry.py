@@ -13,6 +13,8 @@ from headscope.probes.errors import HeadscopeError
 class Geometry(BaseModel):
     """What a head map or policy needs to know about a model.
 
+    Maps imported from elsewhere know `layers`, `heads` and `kv_heads`; the other numbers are 0 there.
+
     Attributes:
         layers: number of decoder layers.
         heads: query heads per layer.

@@ -33,7 +33,10 @@ def process(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["scan", "gates", "show", "compare", "report", "list", "models"])
+@pytest.mark.parametrize(
+    "command",
+    ["scan", "gates", "show", "compare", "report", "export", "import", "schema", "list", "models"],
+)
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     result = run_cli(command, "--help")
     assert result.exit_code == 0

@@ -1,0 +1,131 @@
+"""`headscope export` and `import`: head maps and policies for other programs, and theirs for us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from headscope.app.terminal import guarded, out, say_json
+
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+_Count = Annotated[int | None, typer.Option(min=1, help="Where the file does not say.", show_default=False)]
+
+
+@guarded
+def export_command(
+    source: Annotated[Path, typer.Argument(help="A run folder, a .parquet head map, or a .json policy.")],
+    to: Annotated[str, typer.Option("--to", help="The format; see headscope list.")],
+    target: Annotated[Path, typer.Option("--out", help="The file or folder to write.")],
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="The score of a map, higher where a head needs full attention.",
+            show_default="gate, or cut errors",
+        ),
+    ] = None,
+    layers: Annotated[
+        Literal["all", "most", "any"],
+        typer.Option(help="Formats without heads: a layer streams if so many of its KV groups do."),
+    ] = "all",
+    as_json: _Json = False,
+) -> None:
+    """Write a head map or policy for another program, and say what its format cannot hold.
+
+    Examples:
+
+      headscope export runs/smollm2 --to duo-attention --out patterns/smollm2
+
+      headscope export policy.json --to kvpress --out kvpress.json
+
+      headscope export policy.json --to tensorrt-llm --layers most --out trtllm.yaml
+    """
+    from headscope.app import machine
+    from headscope.heads import Options, export, open_source
+
+    made = export(open_source(source), to, target, Options(score=score, layers=layers))
+    if as_json:
+        lost = [{"what": loss.what, "error": loss.error, "layer": loss.layer} for loss in made.losses]
+        say_json(machine.as_json({"out": str(target), "format": to, "lost": lost, "usage": made.usage}))
+        return
+    console = out()
+    console.print(f"Wrote {target} ({to}).", markup=False)
+    for loss in made.losses:
+        console.print(f"Lost: {loss}", markup=False)
+    # Code and commands are for copying: no wrapping may break their lines.
+    console.print(f"\n{made.usage}", markup=False, soft_wrap=True)
+
+
+@guarded
+def import_command(
+    source: Annotated[Path, typer.Argument(help="The file or folder to read.")],
+    from_: Annotated[str, typer.Option("--from", help="Its format; see headscope list.")],
+    target: Annotated[Path, typer.Option("--out", help="The .parquet head map to write.")],
+    model: Annotated[str, typer.Option(help="What to call the model.", show_default="as the file does")] = "",
+    like: Annotated[
+        Path | None, typer.Option(help="A run folder or head map of the same model, for its shape.")
+    ] = None,
+    layers: _Count = None,
+    heads: _Count = None,
+    kv_heads: _Count = None,
+    as_json: _Json = False,
+) -> None:
+    """Read what another program knows about heads as a head map, to show, compare and report.
+
+    Examples:
+
+      headscope import patterns/mistral --from duo-attention --heads 32 --out duo.parquet
+
+      headscope import head_score/llama.json --from retrieval-heads --out retrieval.parquet
+
+      headscope import qr_heads.yaml --from qrhead --like runs/llama --out qr.parquet
+    """
+    from headscope.app import machine
+    from headscope.heads import HeadMap, Known, import_map
+
+    shape = HeadMap.open(like).meta.geometry if like else None
+    known = Known(model=model, layers=layers, heads=heads, kv_heads=kv_heads, like=shape)
+    headmap = import_map(source, from_, known)
+    headmap.save(target)
+    if as_json:
+        scores = list(headmap.meta.columns)
+        say_json(machine.as_json(machine.described(headmap) | {"out": str(target), "scores": scores}))
+        return
+    g = headmap.meta.geometry
+    shared = f" that share {g.kv_heads} KV heads" if g.kv_heads < g.heads else ""
+    console = out()
+    console.print(
+        f"Wrote {target}: {', '.join(headmap.meta.columns)} of {g.layers} layers of {g.heads} heads{shared}.",
+        markup=False,
+    )
+    if headmap.meta.preset in GROUPED and g.kv_heads == g.heads and not (heads or like):
+        console.print(
+            f"The file has one column per KV head and does not say how many query heads share one; "
+            f"if the model has more than {g.heads} heads, give --heads or --like.",
+            markup=False,
+        )
+
+
+@guarded
+def schema(
+    target: Annotated[
+        Path | None, typer.Option("--out", help="The file to write.", show_default="standard output")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of policy files.
+
+    Examples:
+
+      headscope schema --out policy.schema.json
+    """
+    from headscope.heads import policy_schema
+    from headscope.probes import write_atomically
+
+    if target is None:
+        say_json(policy_schema().rstrip("\n"))
+    else:
+        write_atomically(target, lambda p: p.write_text(policy_schema()))
+
+
+GROUPED = ("duo-attention", "omniserve")  # formats whose columns are KV heads
