@@ -1,4 +1,4 @@
-"""The command line: `headscope scan`, `gates`, `show`, `compare`, `report`, `export`, `import`, and more.
+"""The command line: `headscope scan`, `gates`, `show`, `report`, `app`, `export`, `import`, and more.
 
 Nothing heavy is imported until a command needs it, so that `--help` and completion answer at once.
 """
@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from headscope.app.cli_dashboard import app_command
 from headscope.app.cli_exchange import export_command, import_command, schema
 from headscope.app.cli_gates import gates
 from headscope.app.cli_list import list_command, models
@@ -28,6 +29,7 @@ app.command()(gates)
 app.command()(show)
 app.command()(compare)
 app.command()(report)
+app.command("app")(app_command)
 app.command("export")(export_command)
 app.command("import")(import_command)
 app.command()(schema)

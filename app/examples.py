@@ -102,6 +102,18 @@ def examples(
     return [found] if found else []
 
 
+def clearest_row(prompt: ShownPrompt, mine: pd.DataFrame) -> int | None:
+    """The query row of a prompt that shows best what one head does on its kind of text.
+
+    Where an answer is written, the row with the most mass on what is asked for; on repeated
+    text, on what followed last time; elsewhere, on anything but the first token.
+    """
+    away: Focus = lambda prompt, row, keys: keys > 0  # noqa: E731
+    focus = _value if prompt.answer else _after_same if prompt.kind == "repeated" else away
+    found = _clearest([prompt], mine, focus)
+    return found.position if found else None
+
+
 def _of_tasks(prompts: Sequence[ShownPrompt], tasks: Sequence[str]) -> list[ShownPrompt]:
     """Prompts the score was read from, those answered right if there are any; all as a last resort."""
     read = [p for p in prompts if p.task in tasks or p.kind in tasks] or list(prompts)
@@ -145,10 +157,11 @@ def _clearest(
             mass = round(float(part["mass"].to_numpy()[wanted].sum()), 3)
             if best is None or (mass, -len(prompt.tokens)) > best[:2]:
                 best = (mass, -len(prompt.tokens), prompt, at)
-    return _shown(best[2], best[3], mine, heading) if best else None
+    return shown(best[2], best[3], mine, heading) if best else None
 
 
-def _shown(prompt: ShownPrompt, row: int, mine: pd.DataFrame, heading: str) -> Example:
+def shown(prompt: ShownPrompt, row: int, mine: pd.DataFrame, heading: str = "") -> Example:
+    """One row of one head's evidence `mine`, whatever it shows."""
     part = mine[(mine["prompt"] == prompt.index) & (mine["row"] == row)].sort_values("rank")
     keys, masses = part["key"].astype(int).tolist(), part["mass"].astype(float).tolist()
     pairs = list(zip(keys, masses, strict=True))[:_MOST]

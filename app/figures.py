@@ -23,15 +23,24 @@ if TYPE_CHECKING:
     from headscope.heads import HeadMap
 
 
-def score_map(headmap: HeadMap, column: str, *, role: str | None = None, theme: Theme = "light") -> go.Figure:
+def score_map(
+    headmap: HeadMap,
+    column: str,
+    *,
+    role: str | None = None,
+    marks: Sequence[str] | None = None,
+    theme: Theme = "light",
+) -> go.Figure:
     """One score as a map: layers from left to right, heads from top to bottom.
 
-    Gaps set KV groups apart; heads that carry the label of `role` are outlined.
+    Gaps set KV groups apart; heads that carry the label of a marked role are outlined.
 
     Args:
         headmap: the map.
         column: a score column.
-        role: the role whose labels to mark, and whose hue to use.
+        role: the role whose hue to use.
+        marks: roles whose labels to mark: one in the colour of ink, several each in its hue, one
+            inside the other. `role` alone without it.
         theme: the set of colours.
     """
     score = headmap.grid(column).T  # heads x layers
@@ -49,8 +58,11 @@ def score_map(headmap: HeadMap, column: str, *, role: str | None = None, theme: 
     )
     _head_axes(figure, headmap)
     figure.add_trace(_group_gaps(headmap, theme))
-    if role:
-        figure.add_trace(_outlines(headmap, role, theme))
+    marked = ([role] if role else []) if marks is None else marks
+    ink, colours = COLOURS[theme]["ink"], hues(headmap.roles)
+    for i, name in enumerate(marked):
+        colour = ink if len(marked) == 1 else colours[name].on(theme)
+        figure.add_trace(_outlines(headmap, name, colour, 0.44 - 0.09 * (i % 4)))
     return figure
 
 
@@ -153,12 +165,11 @@ def _cells(headmap: HeadMap, column: str, score: pd.DataFrame) -> go.Heatmap:
     )
 
 
-def _outlines(headmap: HeadMap, role: str, theme: Theme) -> go.Scatter:
-    """One broken line around all labelled cells: it scales with them, as markers would not."""
+def _outlines(headmap: HeadMap, role: str, colour: str, d: float) -> go.Scatter:
+    """One broken line around all labelled cells, `d` from their centres: it scales as markers would not."""
     labelled = headmap.frame[headmap.frame[headmap.rule(role).column].astype(bool)]
     x: list[float | None] = []
     y: list[float | None] = []
-    d = 0.44
     for layer, head in zip(labelled["layer"].tolist(), labelled["head"].tolist(), strict=True):
         x += [layer - d, layer + d, layer + d, layer - d, layer - d, None]
         y += [head - d, head - d, head + d, head + d, head - d, None]
@@ -166,7 +177,7 @@ def _outlines(headmap: HeadMap, role: str, theme: Theme) -> go.Scatter:
         x=x,
         y=y,
         mode="lines",
-        line={"color": COLOURS[theme]["ink"], "width": 1.5 if headmap.meta.geometry.heads <= 16 else 1},
+        line={"color": colour, "width": 1.5 if headmap.meta.geometry.heads <= 16 else 1},
         hoverinfo="skip",
         name=f"labelled {title(role)}",
     )

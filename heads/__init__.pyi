@@ -47,4 +47,5 @@ from .scan import scan as scan
 from .serving import Serving as Serving
 from .serving import kv_bytes as kv_bytes
 from .storage import read_json as read_json
+from .storage import read_meta as read_meta
 from .storage import read_table as read_table

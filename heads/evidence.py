@@ -70,14 +70,21 @@ def write_evidence(
     write_json(folder / "prompts.json", Shown(prompts=tuple(shown)))
 
 
-def read_evidence(folder: Path) -> tuple[tuple[ShownPrompt, ...], pd.DataFrame]:
+def read_evidence(
+    folder: Path, head: tuple[int, int] | None = None
+) -> tuple[tuple[ShownPrompt, ...], pd.DataFrame]:
     """The prompts, and one row per (prompt, layer, head, row, rank) with `key` and `mass`.
+
+    Args:
+        folder: the run's evidence.
+        head: read the rows of this (layer, head) alone; of all heads without it.
 
     Raises:
         BadFile: missing or damaged.
     """
     prompts = read_json(folder / "prompts.json", Shown).prompts
-    return prompts, read_table(folder / "rows.parquet", Shown)[0]
+    where = [("layer", "==", head[0]), ("head", "==", head[1])] if head else []
+    return prompts, read_table(folder / "rows.parquet", Shown, where)[0]
 
 
 def _kind(o: Observation) -> str:

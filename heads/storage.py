@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,25 +31,56 @@ def write_table(path: Path, frame: pd.DataFrame, meta: BaseModel | None = None) 
     write_atomically(path, lambda p: pq.write_table(table, p, compression="zstd"))
 
 
-def read_table(path: Path, kind: type[M]) -> tuple[pd.DataFrame, M]:
+def read_table(
+    path: Path, kind: type[M], where: Sequence[tuple[str, str, object]] = ()
+) -> tuple[pd.DataFrame, M]:
     """Read a table and its metadata.
+
+    Args:
+        path: the file.
+        kind: the model of its metadata.
+        where: conditions (column, operator, value) that rows must meet; all rows without any.
 
     Raises:
         BadFile: missing, damaged, or without headscope's metadata.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _readable(path):
+        table = pq.read_table(path, filters=list(where) or None)
+    return table.to_pandas(), _meta(path, table.schema.metadata, kind)
+
+
+def read_meta(path: Path, kind: type[M]) -> M:
+    """Read a table's metadata and nothing else.
+
+    Raises:
+        BadFile: missing, damaged, or without headscope's metadata.
+    """
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        schema = pq.read_schema(path)
+    return _meta(path, schema.metadata, kind)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
     try:
-        table = pq.read_table(path)
+        yield
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = "there is no such file" if not path.exists() else first_fault(error)
         raise BadFile(f"The table {str(path)!r} cannot be read: {reason}.") from error
-    raw = (table.schema.metadata or {}).get(_KEY)
+
+
+def _meta(path: Path, metadata: Mapping[bytes, bytes] | None, kind: type[M]) -> M:
+    raw = (metadata or {}).get(_KEY)
     if raw is None:
         raise BadFile(f"{str(path)!r} is Parquet, but was not written by headscope.")
     try:
-        return table.to_pandas(), kind.model_validate_json(raw)
+        return kind.model_validate_json(raw)
     except ValidationError as error:
         raise BadFile(
             f"The metadata of {str(path)!r} is not a valid {kind.__name__}: {first_fault(error)}"

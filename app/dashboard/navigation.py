@@ -1,0 +1,54 @@
+"""From page to page, the run and its thresholds with it, every step one step of the browser's history."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from headscope.app.dashboard import address
+
+PAGES = {
+    "runs": ("Runs", ":material/folder_open:"),
+    "atlas": ("Atlas", ":material/grid_on:"),
+    "head": ("Head", ":material/center_focus_strong:"),
+}
+_KEPT = ("run", "at.")  # what the pages of a run share
+_GO = """
+export default function ({ data }) {
+  window.history.pushState({}, "", data);
+  window.dispatchEvent(new PopStateEvent("popstate")); // Streamlit then goes where the address points
+}
+"""
+
+
+def shared() -> dict[str, str]:
+    """The part of the address that all pages of a run share."""
+    kept = address.kept(*_KEPT)
+    last = st.session_state.get("last-run")
+    return kept if "run" in kept or not last else kept | {"run": last}
+
+
+def bar() -> None:
+    """Links to all pages."""
+    query = shared()
+    with st.container(horizontal=True, key="pages", gap="small"):
+        for name, (title, icon) in PAGES.items():
+            st.page_link(f"screens/{name}.py", label=title, icon=icon, query_params=query)
+
+
+def url(page: str, **query: object) -> str:
+    """The address of a view, relative to the server."""
+    return f"/{page}?{urlencode(shared() | {name: str(value) for name, value in query.items()})}"
+
+
+def go(page: str, **query: object) -> NoReturn:
+    """Another page.
+
+    Not `st.switch_page`: with a query, that leaves two steps in the history, the first of them at
+    an address that never was.
+    """
+    mount: Any = st.components.v2.component("headscope.go", js=_GO)
+    mount(data=url(page, **query), key="go")
+    st.stop()

@@ -1,0 +1,1 @@
+"""One script per page, as Streamlit wants them; `/name` is `name.py`."""

@@ -1,0 +1,5 @@
+"""The page `/atlas`."""
+
+from headscope.app.dashboard import atlas
+
+atlas.show()

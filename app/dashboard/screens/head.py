@@ -1,0 +1,5 @@
+"""The page `/head`."""
+
+from headscope.app.dashboard import head
+
+head.show()

@@ -1,0 +1,5 @@
+"""The first page."""
+
+from headscope.app.dashboard import runs
+
+runs.show()

@@ -1,0 +1,118 @@
+"""What pages read, read once: kept until the file on disk changes. Nothing here may be changed in place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from headscope.app.dashboard import address, shelf
+from headscope.app.dashboard.serve import RUNS
+from headscope.app.dashboard.shelf import Run
+from headscope.probes import HeadscopeError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from headscope.heads import HeadMap, Manifest, ShownPrompt
+
+Stamp = tuple[str, int, int]
+
+
+def root() -> Path:
+    """The folder the dashboard may read."""
+    return Path(os.environ.get(RUNS, "runs")).resolve()
+
+
+def chosen_run(name: str = "run", label: str = "Run") -> Run:
+    """The run that the address names, or the one seen last, or the newest; with a list to change it.
+
+    Raises:
+        HeadscopeError: no such run, none that can be shown, or a damaged one.
+    """
+    names = shelf.maps(root())
+    wanted = address.asked(name) or st.session_state.get(f"last-{name}", "")
+    if wanted not in names and not address.asked(name):
+        wanted = names[0] if names else ""
+    if not names and not wanted:
+        raise HeadscopeError("No run here has a head map yet; the Runs page can start a scan.")
+    found = shelf.find(root(), wanted)
+    if found.status == "damaged":
+        raise HeadscopeError(f"The run {wanted!r} cannot be shown. {found.note}")
+    if wanted not in names:
+        raise HeadscopeError(f"The run {wanted!r} has no head map yet: its scan is {found.status}.")
+    address.put(**{name: wanted})
+    st.session_state[f"last-{name}"] = wanted
+    address.choose(label, name, names, wanted, hidden=name == "run")
+    return found
+
+
+def headmap(run: Run) -> HeadMap:
+    """The run's head map."""
+    return _headmap(str(run.path), version(run))
+
+
+def version(run: Run) -> Stamp:
+    """Changes when the run's head map does."""
+    return _stamp(run.path / "headmap.parquet" if run.folder else run.path)
+
+
+def manifest(run: Run) -> Manifest | None:
+    """How the run was made; None where it was not a scan."""
+    file = run.path / "manifest.json"
+    return _manifest(_stamp(file)) if run.folder and file.is_file() else None
+
+
+def layers(run: Run) -> pd.DataFrame | None:
+    """The table of extreme tokens; None where the run has none."""
+    file = run.path / "layers.parquet"
+    return _layers(_stamp(file)) if run.folder and file.is_file() else None
+
+
+def evidence(run: Run, head: tuple[int, int]) -> tuple[tuple[ShownPrompt, ...], pd.DataFrame] | None:
+    """The run's prompts and one head's rows; None where the run has no evidence."""
+    file = run.path / "evidence" / "rows.parquet"
+    if not run.folder or not file.is_file():
+        return None
+    return _evidence(str(file.parent), head, _stamp(file), _stamp(file.with_name("prompts.json")))
+
+
+def _stamp(file: Path) -> Stamp:
+    """Changes when the file does."""
+    try:
+        found = file.stat()
+    except OSError:
+        return (str(file), 0, 0)
+    return (str(file), found.st_mtime_ns, found.st_size)
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _headmap(path: str, stamp: Stamp) -> HeadMap:
+    from headscope.heads import HeadMap
+
+    return HeadMap.open(path)
+
+
+@st.cache_resource(max_entries=20, show_spinner=False)
+def _manifest(stamp: Stamp) -> Manifest:
+    from headscope.heads import Manifest, read_json
+
+    return read_json(Path(stamp[0]), Manifest)
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _layers(stamp: Stamp) -> pd.DataFrame:
+    from headscope.heads import MapMeta, read_table
+
+    return read_table(Path(stamp[0]), MapMeta)[0]
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _evidence(
+    folder: str, head: tuple[int, int], rows: Stamp, prompts: Stamp
+) -> tuple[tuple[ShownPrompt, ...], pd.DataFrame]:
+    from headscope.heads import read_evidence
+
+    return read_evidence(Path(folder), head)

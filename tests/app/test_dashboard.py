@@ -1,0 +1,234 @@
+"""The dashboard's pages without a browser: what they read, what they refuse, what they show."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from headscope.app.dashboard import jobs, shelf
+from headscope.app.dashboard.look import plain
+from headscope.app.dashboard.navigation import PAGES
+from headscope.app.dashboard.serve import RUNS, address, options, serve
+from headscope.heads import HeadMap
+from headscope.probes import HeadscopeError, UnknownName
+
+MAIN = Path(__file__).parents[2] / "app" / "dashboard" / "main.py"
+
+
+@pytest.fixture
+def runs(tmp_path: Path, make_run: Callable[..., Path]) -> Path:
+    """A folder with two good runs, a damaged one, and links that lead out of it."""
+    root = tmp_path / "runs"
+    make_run(root / "tiny")
+    make_run(root / "other", seed=1)
+    (root / "broken").mkdir()
+    (root / "broken" / "headmap.parquet").write_bytes(b"PAR1 not really")
+    (root / "notes.txt").write_text("no run")
+    make_run(tmp_path / "outside")
+    (root / "way-out").symlink_to(tmp_path / "outside")
+    make_run(root / "leaky")
+    (root / "leaky" / "layers.parquet").unlink()
+    (root / "leaky" / "layers.parquet").symlink_to(tmp_path / "outside" / "layers.parquet")
+    return root
+
+
+@pytest.fixture
+def page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """Opens a page at an address."""
+    monkeypatch.setenv(RUNS, str(runs))
+
+    def open_page(name: str, **query: object) -> AppTest:
+        at = AppTest.from_file(str(MAIN), default_timeout=30)
+        for key, value in query.items():
+            at.query_params[key.replace("at_", "at.").replace("__", ".")] = str(value)
+        if name != "runs":
+            at.switch_page(f"screens/{name}.py")
+        at.run()
+        assert not at.exception, at.exception
+        return at
+
+    return open_page
+
+
+def text(at: AppTest) -> str:
+    """Every string that a page sends to the browser."""
+    return "\n".join(string for element in _elements(at.main) for string in _strings(element.proto))
+
+
+def _elements(block: Any) -> Iterator[Any]:
+    for child in block.children.values():
+        if getattr(child, "children", None):
+            yield from _elements(child)
+        elif getattr(child, "proto", None) is not None:
+            yield child
+
+
+def _strings(message: Any) -> Iterator[str]:
+    for _, value in message.ListFields():
+        for one in value if not isinstance(value, str | bytes) and hasattr(value, "__iter__") else [value]:
+            if isinstance(one, str):
+                yield one
+            elif hasattr(one, "ListFields"):
+                yield from _strings(one)
+
+
+def test_the_shelf_lists_everything_and_follows_no_link_out(runs: Path) -> None:
+    found = {run.name: run for run in shelf.shelf(runs)}
+    assert set(found) == {"tiny", "other", "broken", "way-out", "leaky"}
+    assert found["tiny"].status == "done" and found["tiny"].model == "tiny <b>model</b>"
+    assert found["broken"].status == "damaged" and "cannot be read" in found["broken"].note
+    assert found["way-out"].note == "way-out is a link that leads out of the runs folder."
+    assert found["leaky"].note == "layers.parquet is a link that leads out of the runs folder."
+    assert set(shelf.maps(runs)) == {"tiny", "other", "broken"}
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc", "tiny/../../outside", "tin", "", ".", "notes.txt"])
+def test_no_name_leads_anywhere_else(runs: Path, name: str) -> None:
+    with pytest.raises(UnknownName, match="There is no run"):
+        shelf.find(runs, name)
+
+
+@pytest.mark.parametrize("run", ["../outside", "way-out", "leaky", "broken", "nothing"])
+def test_a_run_that_cannot_be_shown_is_one_sentence(page: Callable[..., AppTest], run: str) -> None:
+    for name in PAGES:
+        if name == "runs":
+            continue
+        shown = text(page(name, run=run))
+        assert "hs-error" in shown and ("There is no run" in shown or "cannot be shown" in shown)
+
+
+def test_the_first_page_lists_runs_and_escapes_them(page: Callable[..., AppTest]) -> None:
+    shown = text(page("runs"))
+    assert "damaged" in shown and "leads out of the runs folder" in shown
+    assert "tiny &lt;b&gt;model" in shown and "<b>model" not in shown
+
+
+def test_the_filter_stands_in_the_address(page: Callable[..., AppTest]) -> None:
+    at = page("runs", q="way")
+    assert at.text_input(key="filter").value == "way"
+    shown = text(at)
+    assert "way-out" in shown and "leaky" not in shown
+
+
+def test_atlas_shows_roles_scores_and_top_heads(page: Callable[..., AppTest]) -> None:
+    shown = text(page("atlas", run="tiny"))
+    assert "labelmap" in shown and "L2H1" in shown and "0.877" in shown
+    at = page("atlas", run="tiny", show="sink_mass_code", mark="retrieval,sink")
+    assert "what sink_mass_code means" in text(at)
+    assert at.selectbox(key="address-show").value == "sink_mass_code"
+
+
+def test_labels_follow_the_thresholds_in_the_address(page: Callable[..., AppTest], runs: Path) -> None:
+    headmap = HeadMap.open(runs / "tiny")
+    more = int((headmap.frame["retrieval"] >= 0.2).sum())
+    at = page("atlas", run="tiny", show="retrieval", at_retrieval__0="0.2")
+    assert f"{more} of {len(headmap.frame)} heads are retrieval." in text(at)
+    assert at.slider(key="address-at.retrieval.0").value == 0.2
+    assert "1 of 24 heads are retrieval." in text(page("atlas", run="tiny", show="retrieval"))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "x", "1e999", ""])
+def test_nonsense_thresholds_are_the_maps_own(page: Callable[..., AppTest], value: str) -> None:
+    at = page("atlas", run="tiny", show="retrieval", at_retrieval__0=value)
+    assert "1 of 24 heads are retrieval." in text(at)
+
+
+def test_an_unknown_score_is_named_with_the_nearest(page: Callable[..., AppTest]) -> None:
+    assert "Did you mean &#39;retrieval&#39;" in text(page("atlas", run="tiny", show="retreival"))
+
+
+def test_the_head_page_has_the_columns_numbers(page: Callable[..., AppTest], runs: Path) -> None:
+    shown = text(page("head", run="tiny", layer=2, head=1))
+    row = HeadMap.open(runs / "tiny").frame.query("layer == 2 and head == 1").iloc[0]
+    for name in ("retrieval", "sink", "sink_mass_code"):
+        assert f'title="{float(row[name])!r}"' in shown
+    assert "retrieval &gt;= 0.5" in shown and "this head" in shown
+
+
+def test_hostile_tokens_stay_text(page: Callable[..., AppTest], hostile: str) -> None:
+    for kind in ("needle", "prose"):
+        shown = text(page("head", run="tiny", layer=2, head=1, kind=kind))
+        assert hostile not in shown and "&lt;script&gt;" in shown
+        assert "\u202e" not in shown
+
+
+@pytest.mark.parametrize(("layer", "head"), [("99", "0"), ("-1", "0"), ("x", "1"), ("0", "4"), ("1e3", "0")])
+def test_a_head_that_is_not_there(page: Callable[..., AppTest], layer: str, head: str) -> None:
+    assert "There is no head" in text(page("head", run="tiny", layer=layer, head=head))
+
+
+def test_next_and_previous_head_go_round(page: Callable[..., AppTest]) -> None:
+    at = page("head", run="tiny", layer=5, head=3)
+    at.button(key="step1").click().run()
+    assert (at.query_params["layer"], at.query_params["head"]) == ("0", "0")
+    at.button(key="step-1").click().run()
+    assert (at.query_params["layer"], at.query_params["head"]) == ("5", "3")
+
+
+def test_a_map_without_evidence_says_so(page: Callable[..., AppTest], runs: Path) -> None:
+    shutil.rmtree(runs / "tiny" / "evidence")
+    shutil.copy(runs / "other" / "headmap.parquet", runs / "alone.parquet")
+    for run in ("tiny", "alone.parquet"):
+        assert "kept no evidence" in text(page("head", run=run, layer=1, head=1))
+
+
+def test_markdown_cannot_be_made_of_a_name() -> None:
+    assert plain("![x](http://a/b.png) *a* $b$") == r"\!\[x\]\(http\://a/b\.png\) \*a\* \$b\$"
+
+
+def test_the_server_listens_here_alone_and_reports_to_nobody() -> None:
+    chosen = options(8600, "auto", False)
+    for flag in (
+        "--server.address=127.0.0.1", "--browser.gatherUsageStats=false", "--server.fileWatcherType=none",
+        "--server.enableXsrfProtection=true", "--server.allowedHosts=127.0.0.1",
+    ):  # fmt: skip
+        assert flag in chosen
+    assert "--theme.base=dark" in options(8600, "dark", False)
+
+
+def test_serve_refuses_what_it_cannot_serve(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(HeadscopeError, match="There is no folder"):
+        serve(tmp_path / "none", port=8600)
+    with pytest.raises(HeadscopeError, match="Did you mean 'dark'"):
+        serve(tmp_path, port=8600, theme="darc")
+    assert address(run, 8600) == f"http://localhost:8600/atlas?run={run.name}"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 81])
+def test_a_scan_is_written_to_a_plain_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(HeadscopeError, match="a run's name has letters"):
+        jobs.start(tmp_path, name, jobs.Job(model="smollm2"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_name_is_never_an_option() -> None:
+    command = jobs.Job(model="--out=/tmp/x", context=512).command(Path("runs/a"))
+    assert command[:4] == [sys.executable, "-m", "headscope.app", "scan"]
+    assert command[-2:] == ["--", "--out=/tmp/x"] and "512" in command
+
+
+def test_a_scan_that_cannot_start_is_listed_with_its_last_words(tmp_path: Path) -> None:
+    jobs.start(tmp_path, "wrong", jobs.Job(model="no-such-model", preset="quick"))
+    deadline = time.monotonic() + 60
+    while jobs.alive(tmp_path / "wrong") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    found = shelf.find(tmp_path, "wrong")
+    assert (found.status, found.model, found.preset) == ("failed", "no-such-model", "quick")
+    assert "There is no model" in found.note
+
+
+def test_a_process_of_another_birth_is_not_the_scan(tmp_path: Path) -> None:
+    job = jobs.Job(pid=os.getpid(), born=1.0, model="smollm2")
+    (tmp_path / jobs.FILE).write_text(job.model_dump_json())
+    assert not jobs.alive(tmp_path)
+    (tmp_path / jobs.FILE).write_text(json.dumps({"pid": "x"}))
+    assert not jobs.alive(tmp_path)

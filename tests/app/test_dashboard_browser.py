@@ -1,0 +1,187 @@
+"""The dashboard in a real browser: the ways through it, what it loads, and what it never runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Path]) -> Path:
+    root = tmp_path_factory.mktemp("shelf")
+    make_run(root / "tiny")
+    make_run(root / "other", seed=1)
+    (root / "broken").mkdir()
+    (root / "broken" / "headmap.parquet").write_bytes(b"PAR1")
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(runs: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "headscope.app", "app", str(runs), "--port", str(port), "--no-browser"]
+    with subprocess.Popen(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}) as process:
+        try:
+            _wait(f"http://localhost:{port}/_stcore/health")
+            yield f"http://localhost:{port}"
+        finally:
+            process.terminate()
+
+
+def _wait(url: str) -> None:
+    for _ in range(120):
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.25)
+    raise TimeoutError(url)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield made
+        made.close()
+
+
+class Visit:
+    """A page of the dashboard, and everything it asked the network for."""
+
+    def __init__(self, browser: Browser, server: str, path: str, *, theme: str = "light") -> None:
+        self.server = server
+        self.page: Page = browser.new_page(
+            viewport={"width": 1280, "height": 900},
+            color_scheme=theme,  # type: ignore[arg-type]
+        )
+        self.page.set_default_timeout(30_000)
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(server + path)
+        self.ready()
+
+    def ready(self) -> Page:
+        """Wait until the script has run and nothing is still loading."""
+        self.page.wait_for_timeout(150)
+        self.page.wait_for_selector(".stApp[data-test-script-state=notRunning]")
+        assert self.page.locator("[data-testid=stException]").count() == 0
+        return self.page
+
+    def at(self, path: str) -> None:
+        expect(self.page).to_have_url(self.server + path)
+        self.ready()
+
+    def well(self) -> None:
+        """No error, no request to anywhere else, nothing hostile run."""
+        outside = [r for r in self.requests if not r.startswith((self.server, "data:", "blob:"))]
+        assert outside == [] and self.errors == []
+        assert self.page.evaluate("window.hacked") is None
+
+
+def test_from_the_runs_over_the_map_to_a_head_and_back(browser: Browser, server: str) -> None:
+    visit = Visit(browser, server, "/")
+    page = visit.page
+    expect(page.locator(".hs-status.damaged")).to_have_count(1)
+    page.get_by_role("link", name="tiny", exact=True).click()
+    visit.at("/atlas?run=tiny")
+    page.locator('.labelmap [data-layer="2"][data-head="1"]').click()
+    visit.at("/head?run=tiny&layer=2&head=1")
+    expect(page.locator("h1")).to_have_text("L2H1")
+    page.keyboard.press("ArrowRight")
+    visit.at("/head?run=tiny&layer=2&head=2")
+    page.keyboard.press("Shift+ArrowRight")
+    visit.at("/head?run=tiny&layer=3&head=2")
+    page.go_back()
+    page.go_back()
+    visit.at("/head?run=tiny&layer=2&head=1")
+    page.go_back()
+    visit.at("/atlas?run=tiny")
+    visit.well()
+
+
+def test_a_click_on_a_score_leads_to_the_head_every_time(browser: Browser, server: str) -> None:
+    address = "/atlas?run=tiny&show=retrieval"
+    visit = Visit(browser, server, address, theme="dark")
+    page = visit.page
+    for _ in range(2):
+        plot = page.locator(".js-plotly-plot .nsewdrag").first
+        plot.wait_for()
+        page.wait_for_timeout(700)
+        box = plot.bounding_box()
+        assert box
+        page.mouse.click(box["x"] + box["width"] * 2.5 / 6, box["y"] + box["height"] * 1.5 / 4)
+        visit.at("/head?run=tiny&layer=2&head=1")
+        page.go_back()
+        visit.at(address)
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+        == "rgb(22, 24, 29)"
+    )
+    visit.well()
+
+
+def test_an_address_brings_the_view_back_and_tokens_stay_text(
+    browser: Browser, server: str, hostile: str
+) -> None:
+    visit = Visit(browser, server, "/head?run=tiny&layer=2&head=1&kind=prose&at.retrieval.0=0.9")
+    page = visit.page
+    expect(page.locator(".st-key-address-kind [aria-checked=true]")).to_have_text("prose")
+    expect(page.locator(".hs-chips")).not_to_contain_text("retrieval")
+    page.get_by_text("The whole prompt").click()
+    visit.ready()
+    expect(page.locator(".tokens")).to_contain_text(hostile)
+    page.locator(".tokens .t.row").first.click()
+    expect(page.locator("p.says").last).to_contain_text("Standing on")
+    visit.well()
+
+
+def test_the_map_can_be_walked_with_the_keys(browser: Browser, server: str) -> None:
+    visit = Visit(browser, server, "/atlas?run=other")
+    visit.page.locator(".labelmap").focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        visit.page.keyboard.press(key)
+    expect(visit.page.locator(".tip")).to_contain_text("L1H1")
+    visit.page.keyboard.press("Enter")
+    visit.at("/head?run=other&layer=1&head=1")
+    visit.well()
+
+
+@pytest.mark.model
+def test_a_scan_survives_a_reload(browser: Browser, server: str) -> None:
+    visit = Visit(browser, server, "/")
+    page = visit.page
+    page.get_by_label("Name", exact=True).fill("fresh")
+    page.get_by_role("spinbutton", name="Longest prompt").fill("256")
+    page.get_by_role("button", name="Start the scan").click()
+    card = page.locator(".st-key-run-fresh")
+    expect(card.locator(".hs-status")).to_have_text("running")
+    page.reload()
+    visit.ready()
+    expect(card.locator(".hs-status")).to_have_text("running")
+    expect(card).to_contain_text("of 11 prompts", timeout=60_000)
+    card.get_by_role("button", name="Stop").click()
+    expect(card.locator(".hs-status")).to_have_text("unfinished")
+    expect(card.get_by_role("button", name="Go on")).to_be_visible()
+    visit.well()
