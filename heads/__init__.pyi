@@ -1,3 +1,4 @@
+from .attribution import streaming_loss as streaming_loss
 from .certificate import Certificate as Certificate
 from .certificate import Cost as Cost
 from .certificate import Measured as Measured

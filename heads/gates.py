@@ -87,9 +87,9 @@ def distil(
     """
     wanted = teach(model, prompt)
     with ExitStack() as around:
-        around.enter_context(_frozen(model))
+        around.enter_context(frozen(model))
         if recompute:
-            around.enter_context(_recomputed(model))
+            around.enter_context(recomputed(model))
         around.enter_context(attach(model, attend=gated(gates, sink, recent)))
         wide = torch.promote_types(wanted.dtype, torch.float32)
         difference = _hidden(model, prompt).to(wide) - wanted.to(wide)
@@ -105,7 +105,7 @@ def _hidden(model: Model, prompt: Prompt) -> Tensor:
 
 
 @contextmanager
-def _frozen(model: Model) -> Iterator[None]:
+def frozen(model: Model) -> Iterator[None]:
     """No gradient for the weights while the block lasts."""
     wanting = [p for p in model.hf.parameters() if p.requires_grad]
     try:
@@ -118,7 +118,7 @@ def _frozen(model: Model) -> Iterator[None]:
 
 
 @contextmanager
-def _recomputed(model: Model) -> Iterator[None]:
+def recomputed(model: Model) -> Iterator[None]:
     """Layers that keep only their input for the gradient while the block lasts."""
     own = {layer: layer.__dict__.get("forward") for layer in model.layer_modules}
     try:
