@@ -66,8 +66,8 @@ def text_loss(model: Model, policies: Sequence[Policy], prompt: Prompt, seed: in
     for policy in policies:
         cut = _logits(model, policy, prompt, at).log_softmax(-1)
         kl = (full.exp() * (full - cut)).sum(-1).mean()
-        losses = (-x.gather(-1, wanted[:, None].to(x.device)).mean() for x in (full, cut))
-        found.append(TextLoss(*(float(x) for x in losses), float(kl)))
+        before, after = (float(-x.gather(-1, wanted[:, None].to(x.device)).mean()) for x in (full, cut))
+        found.append(TextLoss(before, after, float(kl)))
     return found
 
 
