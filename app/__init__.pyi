@@ -5,4 +5,5 @@ from .labelmap import label_map as label_map
 from .notebook import headmap_html as headmap_html
 from .palette import Theme as Theme
 from .palette import hues as hues
+from .proof import proof_curve as proof_curve
 from .report import write_report as write_report

@@ -1,4 +1,4 @@
-"""The command line: `headscope scan`, `gates`, `show`, `report`, `app`, `export`, `import`, and more.
+"""The command line: `headscope scan`, `prove`, `show`, `report`, `app`, `export`, `import`, and more.
 
 Nothing heavy is imported until a command needs it, so that `--help` and completion answer at once.
 """
@@ -13,6 +13,7 @@ from headscope.app.cli_dashboard import app_command
 from headscope.app.cli_exchange import export_command, import_command, schema
 from headscope.app.cli_gates import gates
 from headscope.app.cli_list import list_command, models
+from headscope.app.cli_prove import prove
 from headscope.app.cli_scan import scan
 from headscope.app.cli_show import compare, report, show
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(scan)
 app.command()(gates)
+app.command()(prove)
 app.command()(show)
 app.command()(compare)
 app.command()(report)

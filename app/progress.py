@@ -67,6 +67,21 @@ def reporting(console: Console, words: Words = Words()) -> Iterator[Callable[[St
             yield show
 
 
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback that shows how many of all `what` are done, as a bar or as lines."""
+    if console.quiet:
+        yield lambda done, total: None
+    elif not console.is_terminal:
+        yield lambda done, total: console.print(f"{done} of {total} {what}.", markup=False)
+    else:
+        with _bar(console) as bar:
+            task = bar.add_task(what, total=1.0, left="", what="preparing")
+            yield lambda done, total: bar.update(
+                task, completed=done / total, left="", what=f"{done}/{total} {what}"
+            )
+
+
 def left(step: Step, last: str = "scoring") -> str:
     """The time left, in words; nothing before there is a speed to judge by."""
     if step.seconds_left is None:

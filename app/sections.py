@@ -16,6 +16,7 @@ from headscope.app.layers import LayerSection, layer_section
 from headscope.app.looks import number, phrase, title
 from headscope.app.machine import plain
 from headscope.app.palette import NEUTRAL, ramp
+from headscope.app.proof import ProofSection, proof_section
 from headscope.app.provenance import Provenance, provenance
 from headscope.app.roles import Entry, Role, roles_of
 
@@ -58,6 +59,7 @@ class Page:
     map: Markup
     light: Markup
     dark: Markup
+    proof: ProofSection | None
     layers: LayerSection | None
     kinds: KindSection | None
     explore: Chart
@@ -79,6 +81,7 @@ def page(headmap: HeadMap, folder: Path | None) -> Page:
         map=label_map(headmap),
         light=theme_variables(headmap.roles, "light"),
         dark=theme_variables(headmap.roles, "dark"),
+        proof=proof_section(headmap, folder),
         layers=layer_section(folder),
         kinds=_kind_section(headmap),
         explore=_explore(headmap),

@@ -36,7 +36,7 @@ def print_map(console: Console, headmap: HeadMap, k: int) -> None:
 
 def role_table(headmap: HeadMap, roles: Sequence[Role]) -> Table:
     """One line per role: how many heads, the rule, the best heads with their errors."""
-    table = _table(
+    table = plain_table(
         f"{headmap.meta.model}: {len(headmap.frame)} heads", " ", "role", "heads", "labelled where", "best"
     )
     table.columns[2].justify = "right"
@@ -62,7 +62,7 @@ def top_table(headmap: HeadMap, name: str, entries: Sequence[Entry]) -> Table:
     says = f"{title(name)} heads {phrase(name, info.about if info else '')}" if is_role else name
     notes = list(entries[0].notes) if entries else []
     extra = ["label", *map(title, notes)] if is_role else []
-    table = _table(says, "head", "KV head", score, "± s.e.", *extra)
+    table = plain_table(says, "head", "KV head", score, "± s.e.", *extra)
     for i in (1, 2, 3):
         table.columns[i].justify = "right"
     for e in entries:
@@ -99,7 +99,7 @@ def character_map(headmap: HeadMap, width: int) -> Text:
 
 def print_comparison(console: Console, a: HeadMap, b: HeadMap, found: Comparison) -> None:
     """Score by score, then label by label."""
-    scores = _table(
+    scores = plain_table(
         f"{a.meta.model} → {b.meta.model}", "score", "rank correlation", "mean change", "largest change"
     )
     for i in (1, 2, 3):
@@ -111,7 +111,7 @@ def print_comparison(console: Console, a: HeadMap, b: HeadMap, found: Comparison
     if found.labels.empty:
         console.print("No head changed its label.")
         return
-    labels = _table(f"{len(found.labels)} labels changed", "role", "head", "before", "after")
+    labels = plain_table(f"{len(found.labels)} labels changed", "role", "head", "before", "after")
     for row in found.labels.to_dict("records"):
         words = [
             f"{'yes' if row[when] else 'no'} ({number(float(row[f'score_{when}']))})"
@@ -125,19 +125,19 @@ def print_comparison(console: Console, a: HeadMap, b: HeadMap, found: Comparison
 
 def print_inventory(console: Console, found: dict[str, list[dict[str, Any]]]) -> None:
     """What `headscope list` shows."""
-    tasks = _table("Tasks", "name", "what it asks")
+    tasks = plain_table("Tasks", "name", "what it asks")
     for entry in found["tasks"]:
         tasks.add_row(Text(entry["name"]), Text(entry["summary"]))
-    detectors = _table("Detectors", "name", "finds", "role", "labelled where")
+    detectors = plain_table("Detectors", "name", "finds", "role", "labelled where")
     for entry in found["detectors"]:
         rules = entry["roles"] or [{"role": "–", "rule": "scores only"}]
         for i, rule in enumerate(rules):
             head = (entry["name"], entry["summary"]) if i == 0 else ("", "")
             detectors.add_row(*map(Text, (*head, rule["role"], rule["rule"])))
-    presets = _table("Presets", "name", "about", "context", "prompts", "rows per prompt")
+    presets = plain_table("Presets", "name", "about", "context", "prompts", "rows per prompt")
     for entry in found["presets"]:
         presets.add_row(*(Text(str(entry[key])) for key in ("name", "about", "context", "prompts", "sample")))
-    formats = _table("Formats", "name", "what it is", "import", "export of")
+    formats = plain_table("Formats", "name", "what it is", "import", "export of")
     for entry in found["formats"]:
         ways = ("yes" if entry["imports"] else "no", ", ".join(entry["exports"]))
         formats.add_row(*map(Text, (entry["name"], entry["summary"], *ways)))
@@ -146,14 +146,15 @@ def print_inventory(console: Console, found: dict[str, list[dict[str, Any]]]) ->
 
 def print_models(console: Console, found: Sequence[dict[str, Any]]) -> None:
     """What `headscope models` shows."""
-    table = _table("Models with a short name", "name", "installed", "where")
+    table = plain_table("Models with a short name", "name", "installed", "where")
     for entry in found:
         table.add_row(entry["name"], "yes" if entry["installed"] else "no", Text(entry["where"]))
     console.print(table)
     console.print("Also: a hub id such as org/name, a folder of safetensors, or a .gguf file.")
 
 
-def _table(name: str, *columns: str) -> Table:
+def plain_table(name: str, *columns: str) -> Table:
+    """An empty table in the look of all tables."""
     table = Table(title=Text(name, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(Text(column), overflow="fold")

@@ -6,6 +6,7 @@ from .certificate import TaskQuality as TaskQuality
 from .certificate import TextQuality as TextQuality
 from .choose import choose as choose
 from .comparison import Comparison as Comparison
+from .controls import random_heads as random_heads
 from .detect import DETECTORS as DETECTORS
 from .detect import Detector as Detector
 from .detect import Reading as Reading
@@ -37,6 +38,11 @@ from .policy import policy_schema as policy_schema
 from .presets import PRESETS as PRESETS
 from .presets import Preset as Preset
 from .presets import preset as preset
+from .proof import Proof as Proof
+from .proof import ProofMeta as ProofMeta
+from .prove import Trial as Trial
+from .prove import head_sets as head_sets
+from .prove import prove as prove
 from .ranking import RANKINGS as RANKINGS
 from .ranking import rank as rank
 from .rules import Condition as Condition

@@ -1,3 +1,4 @@
+from .each_head import each_head as each_head
 from .errors import BadFile as BadFile
 from .errors import DidNotFire as DidNotFire
 from .errors import HeadscopeError as HeadscopeError
@@ -6,6 +7,10 @@ from .errors import UnknownName as UnknownName
 from .errors import unknown as unknown
 from .estimate import Estimate as Estimate
 from .estimate import over_prompts as over_prompts
+from .evaluate import Answers as Answers
+from .evaluate import Variant as Variant
+from .evaluate import answers as answers
+from .evaluate import losses as losses
 from .files import first_fault as first_fault
 from .files import json_text as json_text
 from .files import read_json as read_json
@@ -21,10 +26,11 @@ from .intervene import AttentionEdit as AttentionEdit
 from .intervene import HeadOutputs as HeadOutputs
 from .intervene import Intervention as Intervention
 from .intervene import Learned as Learned
-from .intervene import NoSettings as NoSettings
 from .intervene import OutputEdit as OutputEdit
+from .intervene import Settings as Settings
 from .intervene import applied as applied
 from .intervene import fit as fit
+from .intervene import only as only
 from .load import NAMED as NAMED
 from .load import load as load
 from .model import Model as Model

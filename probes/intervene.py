@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     from headscope.probes.model import Model
 
 
-class NoSettings(BaseModel):
-    """Of methods that have no numbers of their own."""
+class Settings(BaseModel):
+    """A method's own numbers; methods that have some derive from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def only(self, index: Sequence[int]) -> Self:
+        """The settings of a spec that is left with these of its heads; the same unless overridden."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Learned:
     """What a method learned: its heads, its settings, and strengths where they differ by head."""
 
     heads: tuple[HeadId, ...]
-    settings: BaseModel = field(default_factory=NoSettings)
+    settings: Settings = field(default_factory=Settings)
     strengths: tuple[float, ...] | None = None
     task: str = ""
     prompts: int = 0
@@ -85,19 +89,22 @@ class Intervention(Protocol):
         summary: one line for `headscope list`.
         strength: what is kept of the original unless the user says otherwise; see `Spec`.
         settings: its own numbers.
+        stateful: whether what it does in a row depends on having seen the rows before, so that it
+            has to be there from the first token on.
     """
 
     name: str
     summary: str
     strength: float
-    settings: type[BaseModel]
+    settings: type[Settings]
+    stateful: bool
 
     def learn(
         self,
         model: Model,
         heads: tuple[HeadId, ...] | None,
         prompts: Sequence[Prompt],
-        settings: BaseModel,
+        settings: Settings,
         seed: int,
     ) -> Learned:
         """Find what the spec has to say.
@@ -114,7 +121,7 @@ class Intervention(Protocol):
         """
         ...
 
-    def edit(self, model: Model, spec: Spec, settings: BaseModel) -> OutputEdit | AttentionEdit:
+    def edit(self, model: Model, spec: Spec, settings: Settings) -> OutputEdit | AttentionEdit:
         """The intervention at work in `model`, for one `applied` block."""
         ...
 
@@ -176,7 +183,7 @@ def fit(
     )  # fmt: skip
 
 
-def _settings(entry: Intervention, given: dict[str, Any]) -> BaseModel:
+def _settings(entry: Intervention, given: dict[str, Any]) -> Settings:
     try:
         return entry.settings.model_validate(given)
     except ValidationError as error:
@@ -184,6 +191,41 @@ def _settings(entry: Intervention, given: dict[str, Any]) -> BaseModel:
         raise HeadscopeError(
             f"The settings of {entry.name!r} are wrong: {first_fault(error)}. It has: {known}."
         ) from error
+
+
+def only(spec: Spec, heads: Sequence[HeadId]) -> Spec:
+    """The same intervention on fewer heads, in the order given.
+
+    Raises:
+        HeadscopeError: a head that the spec does not have.
+    """
+    missing = [str(h) for h in heads if h not in spec.heads]
+    if missing:
+        raise HeadscopeError(f"The {spec.method!r} spec does not act on {missing[0]}.")
+    index = [spec.heads.index(h) for h in heads]
+    settings = _settings(method_of(spec), spec.settings).only(index)
+    return spec.model_copy(
+        update={
+            "heads": tuple(heads),
+            "strengths": tuple(spec.strengths[i] for i in index),
+            "settings": settings.model_dump(mode="json"),
+        }
+    )
+
+
+def method_of(spec: Spec) -> Intervention:
+    """The method of a spec."""
+    return INTERVENTIONS[spec.method]
+
+
+def edit_of(model: Model, spec: Spec) -> OutputEdit | AttentionEdit:
+    """A spec at work in the model that it was fitted to, for one `applied` block.
+
+    Raises:
+        Refused: another model.
+    """
+    spec.check(model)
+    return method_of(spec).edit(model, spec, _settings(method_of(spec), spec.settings))
 
 
 @contextmanager
@@ -204,11 +246,7 @@ def applied(model: Model, *specs: Spec, prompt: int | Sequence[int] | Tensor | N
         Refused: a spec for another model, or a call it cannot act on correctly.
         DidNotFire: a forward pass went past a layer, or there was none.
     """
-    edits = []
-    for spec in specs:
-        spec.check(model)
-        entry = INTERVENTIONS[spec.method]
-        edits.append((spec, entry.edit(model, spec, _settings(entry, spec.settings))))
+    edits = [(spec, edit_of(model, spec)) for spec in specs]
     passes = Passes(model.name, prompt)
     taps: list[_Tap] = []
     with ExitStack() as stack:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from headscope.probes.errors import BadFile
 from headscope.probes.geometry import HeadId
-from headscope.probes.intervene import INTERVENTIONS, HeadOutputs, Learned
+from headscope.probes.intervene import INTERVENTIONS, HeadOutputs, Learned, Settings
 from headscope.probes.interventions._blend import blend, head_outputs, named, reference
 from headscope.probes.prompts import Prompt
 from headscope.probes.spec import Spec
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headscope.probes.model import Model
 
 
-class Bank(BaseModel):
+class Bank(Settings):
     """What to put in the place of a head's output.
 
     It is part of the spec, so that the spec means the same wherever the reference texts are not.
@@ -30,16 +30,18 @@ class Bank(BaseModel):
         outputs: per row and head of the spec, a value vector. [rows, heads, value_dim]
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     rows: int = Field(default=32, ge=1)
     outputs: tuple[tuple[tuple[FiniteFloat, ...], ...], ...] = ()
+
+    def only(self, index: Sequence[int]) -> Bank:
+        kept = tuple(tuple(row[i] for i in index) for row in self.outputs)
+        return self.model_copy(update={"outputs": kept})
 
 
 class _Replaced:
     """Row p of a sequence takes row p of the bank, and from its beginning again after its end."""
 
-    def __init__(self, model: Model, spec: Spec, settings: BaseModel) -> None:
+    def __init__(self, model: Model, spec: Spec, settings: Settings) -> None:
         assert isinstance(settings, Bank)
         self.spec = spec
         g = model.geometry
@@ -67,14 +69,15 @@ class Mean:
     name = "mean"
     summary = "replace what heads put out by its mean over reference texts"
     strength = 0.0
-    settings: type[BaseModel] = Bank
+    settings: type[Settings] = Bank
+    stateful = False
 
     def learn(
         self,
         model: Model,
         heads: tuple[HeadId, ...] | None,
         prompts: Sequence[Prompt],
-        settings: BaseModel,
+        settings: Settings,
         seed: int,
     ) -> Learned:
         chosen, texts = named(heads, self.name), reference(model, prompts, seed)
@@ -86,7 +89,7 @@ class Mean:
         mean = (total / count).float()[None]
         return Learned(chosen, _bank(mean), task=texts[0].task, prompts=len(texts))
 
-    def edit(self, model: Model, spec: Spec, settings: BaseModel) -> _Replaced:
+    def edit(self, model: Model, spec: Spec, settings: Settings) -> _Replaced:
         return _Replaced(model, spec, settings)
 
 
@@ -106,7 +109,7 @@ class Resample(Mean):
         model: Model,
         heads: tuple[HeadId, ...] | None,
         prompts: Sequence[Prompt],
-        settings: BaseModel,
+        settings: Settings,
         seed: int,
     ) -> Learned:
         assert isinstance(settings, Bank)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
 from torch import Tensor
 
 from headscope.probes.geometry import HeadId
-from headscope.probes.intervene import INTERVENTIONS, HeadOutputs, Learned, NoSettings
+from headscope.probes.intervene import INTERVENTIONS, HeadOutputs, Learned, Settings
 from headscope.probes.interventions._blend import blend, named
 from headscope.probes.prompts import Prompt
 from headscope.probes.spec import Spec
@@ -35,19 +34,20 @@ class Scale:
     name = "scale"
     summary = "multiply what heads add to the residual stream"
     strength = 2.0
-    settings: type[BaseModel] = NoSettings
+    settings: type[Settings] = Settings
+    stateful = False
 
     def learn(
         self,
         model: Model,
         heads: tuple[HeadId, ...] | None,
         prompts: Sequence[Prompt],
-        settings: BaseModel,
+        settings: Settings,
         seed: int,
     ) -> Learned:
         return Learned(named(heads, self.name))
 
-    def edit(self, model: Model, spec: Spec, settings: BaseModel) -> _Scaled:
+    def edit(self, model: Model, spec: Spec, settings: Settings) -> _Scaled:
         return _Scaled(spec)
 
 

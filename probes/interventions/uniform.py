@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from headscope.probes.geometry import HeadId
-from headscope.probes.intervene import INTERVENTIONS, Learned, NoSettings
+from headscope.probes.intervene import INTERVENTIONS, Learned, Settings
 from headscope.probes.interventions._blend import blend, named
 from headscope.probes.passes import Rows
 from headscope.probes.prompts import Prompt
@@ -65,17 +64,18 @@ class Uniform:
     name = "uniform"
     summary = "let heads look at all keys alike"
     strength = 0.0
-    settings: type[BaseModel] = NoSettings
+    settings: type[Settings] = Settings
+    stateful = False
 
     def learn(
         self,
         model: Model,
         heads: tuple[HeadId, ...] | None,
         prompts: Sequence[Prompt],
-        settings: BaseModel,
+        settings: Settings,
         seed: int,
     ) -> Learned:
         return Learned(named(heads, self.name))
 
-    def edit(self, model: Model, spec: Spec, settings: BaseModel) -> _Evened:
+    def edit(self, model: Model, spec: Spec, settings: Settings) -> _Evened:
         return _Evened(spec)

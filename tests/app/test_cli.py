@@ -35,7 +35,10 @@ def process(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["scan", "gates", "show", "compare", "report", "app", "export", "import", "schema", "list", "models"],
+    [
+        *("scan", "gates", "prove", "show", "compare", "report"),
+        *("app", "export", "import", "schema", "list", "models"),
+    ],
 )
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     result = run_cli(command, "--help")

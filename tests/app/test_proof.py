@@ -1,0 +1,87 @@
+"""A causal test reads the same in the report, the terminal and the figure."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from headscope.app import proof_curve, write_report
+from headscope.app.cli import app
+from headscope.app.tables_causal import print_proof
+from headscope.heads import ColumnInfo, HeadMap, Proof, ProofMeta
+from headscope.heads.proof import HeadSet, Outcome, curves
+from headscope.probes import HeadId
+
+META = ProofMeta(
+    model="tiny <b>model</b>", fingerprint="0123456789abcdef", method="mean", positions="generated",
+    task="needle", length=2048, seed=0, asked=5, prompts=4, draws=1, texts=2, text_length=128, loss=3.25,
+)  # fmt: skip
+
+
+def made_up() -> Proof:
+    """Ablating one retrieval head costs three of four answers; at k = 3 there is no control."""
+    zero, none = np.zeros(4), np.zeros(4, bool)
+    sets = [
+        HeadSet("retrieval", 1, None, (HeadId(2, 1),), 1),
+        HeadSet("retrieval", 1, 0, (HeadId(2, 0),), 0),
+        HeadSet("retrieval", 3, None, (HeadId(2, 1), HeadId(2, 2), HeadId(2, 3)), 3),
+    ]
+    wrong = np.array([True, True, False, True])
+    outcomes = [
+        Outcome(wrong, zero + 2, np.array([0.25, 0.5])),
+        Outcome(none, zero, np.zeros(2)),
+        Outcome(~none, zero + 4, np.ones(2)),
+    ]
+    return Proof(curves(sets, outcomes, seed=0), META)
+
+
+@pytest.fixture
+def proven(run: Path, tmp_path: Path) -> Path:
+    folder = shutil.copytree(run, tmp_path / "run")
+    made_up().save(folder)
+    return folder
+
+
+def test_the_report_shows_it_when_it_is_there(run: Path, proven: Path, tmp_path: Path) -> None:
+    without = write_report(run, tmp_path / "without.html").read_text()
+    assert 'id="proof"' not in without
+    section = write_report(proven).read_text().split('<section class="wide" id="proof">')[1]
+    section = section.split("</section>")[0]
+    assert "4 needle prompts of 2,048 tokens" in section and "asked 5" in section
+    assert re.findall(r"<td>(\d+%)</td>", section) == ["75%", "0%", "75%", "100%"]
+    figure = json.loads(re.search(r'data-for="proof-retrieval">(.*?)</script>', section, re.S)[1])  # type: ignore[index]
+    assert [trace["name"] for trace in figure["data"]] == ["random heads", "retrieval heads"]
+
+
+def test_the_figure_has_the_tables_numbers(headmap: HeadMap) -> None:
+    proof = made_up()
+    control, chosen = proof_curve(proof, "retrieval", headmap=headmap).data
+    assert list(chosen.x) == ["1", "3"] and list(chosen.y) == [0.25, 0.0]
+    row = proof.curves.iloc[0]
+    assert chosen.customdata[0].tolist() == [1 - row["drop_high"], 1 - row["drop_low"]]
+    assert control.y[0] == 1.0 and np.isnan(control.y[1])
+
+
+def test_the_terminal_has_them_too(headmap: HeadMap) -> None:
+    about = ColumnInfo(about="what causal means", tasks=("needle",), prompts=3)
+    frame = headmap.frame.assign(causal=headmap.frame["retrieval"], causal_se=0.01)
+    meta = headmap.meta.model_copy(update={"columns": headmap.meta.columns | {"causal": about}})
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_proof(console, HeadMap(frame, meta), made_up())
+    text = console.export_text()
+    for part in ("75%", "19% … 99%", "+0.375 ± 0.125", "L2H1", "0.877", "what causal means", "3.250 nats"):
+        assert part in text
+
+
+def test_a_misspelt_role_is_found_out_before_the_model_loads(run: Path) -> None:
+    result = CliRunner().invoke(app, ["prove", str(run), "--role", "retrival"])
+    assert result.exit_code == 2
+    assert "Did you mean 'retrieval'?" in result.stderr
