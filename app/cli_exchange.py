@@ -84,8 +84,11 @@ def import_command(
     from headscope.app import machine
     from headscope.heads import HeadMap, Known, import_map
 
-    shape = HeadMap.open(like).meta.geometry if like else None
-    known = Known(model=model, layers=layers, heads=heads, kv_heads=kv_heads, like=shape)
+    same = HeadMap.open(like).meta if like else None
+    known = Known(
+        model=model or (same.model if same else ""), layers=layers, heads=heads, kv_heads=kv_heads,
+        like=same.geometry if same else None,
+    )  # fmt: skip
     headmap = import_map(source, from_, known)
     headmap.save(target)
     if as_json:

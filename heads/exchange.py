@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from headscope.heads.headmap import HeadMap
@@ -45,9 +45,6 @@ class Exported:
     usage: str
 
 
-Write = Callable[[Path, Options], Exported]
-
-
 @dataclass(frozen=True)
 class Format:
     """A format, in its own file under `formats/`.
@@ -58,6 +55,7 @@ class Format:
         read: makes a map's content of a file or folder, if it can be imported.
         from_map: makes an export of a head map's scores, if they are enough.
         from_policy: makes an export of a policy.
+        takes: the fields of `Options` that mean something to it.
     """
 
     name: str
@@ -65,6 +63,7 @@ class Format:
     read: Callable[[Path, Known], Content] | None = None
     from_map: Callable[[HeadMap, Path, Options], Exported] | None = None
     from_policy: Callable[[Policy, Path, Options], Exported] | None = None
+    takes: tuple[str, ...] = ()
 
 
 FORMATS: Registry[Format] = Registry("format", "headscope.heads.formats")
@@ -121,14 +120,23 @@ def export(
     entry, target = FORMATS[format], Path(path)
     made = _make(entry, source, target, options or Options())
     if set(made.files) == {""}:
-        write_atomically(target, lambda p: p.write_text(made.files[""], encoding="utf-8"))
+        _write(target, made.files[""])
     else:
         _write_folder(target, made.files)
     return made
 
 
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
 def _make(entry: Format, source: HeadMap | Policy, target: Path, options: Options) -> Exported:
+    for choice in fields(options):
+        if choice.name not in entry.takes and getattr(options, choice.name) != choice.default:
+            raise HeadscopeError(f"{entry.name} leaves no choice of --{choice.name}.")
     if isinstance(source, Policy):
+        if options.score is not None:
+            raise HeadscopeError("A policy is exported as it is; --score chooses a column of a head map.")
         if entry.from_policy is None:
             raise HeadscopeError(f"{entry.name} files hold scores; export the head map, not its policy.")
         return entry.from_policy(source, target, options)
@@ -151,10 +159,23 @@ def _write_folder(target: Path, files: Mapping[str, str]) -> None:
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             for name, text in files.items():
-                (fresh / name).write_text(text, encoding="utf-8")
+                _write(fresh / name, text)
             fresh.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            fresh.rename(target)
+            _swap(fresh, target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Move `fresh` to `target`; an older folder there is deleted once the new one stands in its place."""
+    if not target.exists():
+        fresh.rename(target)
+        return
+    old = fresh.with_name(f"{fresh.name}.old")
+    target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)

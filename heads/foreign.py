@@ -45,9 +45,11 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
         bad(path, "is not a file")
     try:
         size = path.stat().st_size
-        if size > limit:
+        with path.open("rb") as stream:
+            content = stream.read(limit + 1) if size <= limit else b""
+        if max(size, len(content)) > limit:
             bad(path, f"has {size:,} bytes, more than the {limit:,} that such a file may have")
-        return path.read_bytes().decode("utf-8")
+        return content.decode("utf-8")
     except OSError as error:
         bad(path, f"cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:

@@ -222,4 +222,5 @@ class HeadMap:
     def __repr__(self) -> str:
         g = self.meta.geometry
         counts = ", ".join(f"{int(self.frame[r.column].sum())} {r.role}" for r in self.meta.rules)
-        return f"HeadMap({self.meta.model}, {g.layers} x {g.heads} heads: {counts})"
+        content = counts or ", ".join(self.meta.columns)
+        return f"HeadMap({self.meta.model}, {g.layers} x {g.heads} heads: {content})"

@@ -148,13 +148,23 @@ class Policy(BaseModel):
         return sum(kept) / len(kept)
 
     def kv_bytes(self, length: int, *, batch: int = 1, itemsize: int = 2) -> int:
-        """Bytes of keys and values that stay in the cache after `length` tokens."""
-        return _bytes(self.geometry, self.retain, length) * batch * itemsize
+        """Bytes of keys and values that stay in the cache after `length` tokens.
+
+        Raises:
+            HeadscopeError: the policy was imported and does not know how wide the model's heads are.
+        """
+        g = self.geometry
+        if not g.head_dim:
+            raise HeadscopeError(
+                f"The policy for {self.model!r} does not know the width of its heads, so it cannot "
+                "count bytes; import with --like a map of the same model."
+            )
+        return _held(g, self.retain, length) * (g.head_dim + g.value_dim) * batch * itemsize
 
     def kv_share(self, length: int) -> float:
         """Those bytes over what the model keeps without a policy. 0 ... 1"""
         everything = tuple((None,) * self.geometry.kv_heads for _ in self.retain)
-        return self.kv_bytes(length, itemsize=1) / _bytes(self.geometry, everything, length)
+        return _held(self.geometry, self.retain, length) / _held(self.geometry, everything, length)
 
     def windows(self, layer: int) -> tuple[list[int], list[int]]:
         """`sink` and `window` per query head as the kernels take them; -1 reads everything. [H] each"""
@@ -181,10 +191,16 @@ class Policy(BaseModel):
     def check(self, model: Model) -> None:
         """Raise HeadscopeError unless this policy was made for `model`."""
         mine, its = self.geometry, model.geometry
-        shape = [(g.layers, g.heads, g.kv_heads, g.head_dim) for g in (mine, its)]
+        # An imported policy may not know the width of heads, nor the model's own windows.
+        shape = [(g.layers, g.heads, g.kv_heads, g.head_dim if mine.head_dim else 0) for g in (mine, its)]
         if shape[0] != shape[1]:
             raise HeadscopeError(
                 f"The policy is for {self.model!r} with {_shape(mine)}, but {model.name!r} has {_shape(its)}."
+            )
+        own = [i for i, row in enumerate(self.retain) if its.windows[i] is not None and any(row)]
+        if own:
+            raise HeadscopeError(
+                f"The policy cuts layer {own[0]}, which has a sliding window of its own in {model.name!r}."
             )
         if self.fingerprint and self.fingerprint != model.fingerprint:
             raise HeadscopeError(
@@ -213,10 +229,10 @@ def _shape(g: Geometry) -> str:
     return f"{g.layers} layers x {g.heads} query and {g.kv_heads} KV heads of width {g.head_dim}"
 
 
-def _bytes(g: Geometry, retain: tuple[tuple[Span, ...], ...], length: int) -> int:
-    """Numbers held for one sequence: what a group keeps, or what its layer's own window leaves."""
+def _held(g: Geometry, retain: tuple[tuple[Span, ...], ...], length: int) -> int:
+    """Keys held for one sequence: what a group keeps, or what its layer's own window leaves."""
     held = 0
     for row, window in zip(retain, g.windows, strict=True):
         limit = min(length, window or math.inf)
         held += sum(int(min(limit, span.keys if span else limit)) for span in row)
-    return held * (g.head_dim + g.value_dim)
+    return held

@@ -134,7 +134,7 @@ def _tied(table: NDArray[np.float64], share: float) -> int:
 
 def _number(path: Path, field: str, line: int) -> float:
     try:
-        value = float(field)
+        value = float(field.replace("_", "?"))  # Python alone reads 1_000 as a number
     except ValueError:
         bad(path, f"has {field[:30]!r} in line {line}, not a number")
     if not math.isfinite(value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from headscope.probes.errors import HeadscopeError
 
@@ -29,15 +29,23 @@ class Geometry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    value_dim: int
-    hidden: int
-    vocabulary: int
-    context: int
-    windows: tuple[int | None, ...]
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: NonNegativeInt
+    value_dim: NonNegativeInt
+    hidden: NonNegativeInt
+    vocabulary: NonNegativeInt
+    context: NonNegativeInt
+    windows: tuple[PositiveInt | None, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Geometry:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} KV heads")
+        if len(self.windows) != self.layers:
+            raise ValueError(f"windows must have one entry for each of {self.layers} layers")
+        return self
 
     @property
     def group_size(self) -> int:

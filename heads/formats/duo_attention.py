@@ -65,7 +65,7 @@ def from_map(headmap: HeadMap, path: Path, options: Options) -> Exported:
     table, losses = table_of_map(headmap, options)
     window = window_of(headmap)
     sizes = {"sink_size": window.sink, "recent_size": window.recent}
-    config = json.dumps(dict(headmap.meta.settings) | sizes)
+    config = json.dumps((dict(headmap.meta.settings) or {"model_name": headmap.meta.model}) | sizes)
     files = {TABLE: table_text(table), CONFIG: config}
     return Exported(files, (*losses, *map_losses()), _usage(path, stream_share(headmap)))
 
@@ -97,6 +97,6 @@ def _usage(path: Path, share: float) -> str:
 FORMATS.add(
     Format(
         "duo-attention", "DuoAttention's gates: a table per KV head and config.json",
-        read, from_map, from_policy,
+        read, from_map, from_policy, takes=("score",),
     )
 )  # fmt: skip

@@ -57,5 +57,8 @@ def _usage(path: Path) -> str:
 
 
 FORMATS.add(
-    Format("kvpress", "scores and sizes for kvpress' DuoAttentionPress", None, from_map, from_policy)
+    Format(
+        "kvpress", "scores and sizes for kvpress' DuoAttentionPress",
+        from_map=from_map, from_policy=from_policy, takes=("score",),
+    )
 )  # fmt: skip

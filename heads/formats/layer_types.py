@@ -40,6 +40,7 @@ def from_policy(policy: Policy, path: Path, options: Options) -> Exported:
     fragment = {"layer_types": ["sliding_attention" if s else "full_attention" for s in sliding]}
     more = {"use_sliding_window": True, "sliding_window": recent or own.pop()} if any(sliding) else {}
     usage = (
+        "# for architectures with sliding layers (Qwen2, Qwen3, Gemma 3, gpt-oss); Llama ignores it\n"
         f"config = AutoConfig.from_pretrained(MODEL, **json.load(open({str(path)!r})))\n"
         f'vllm serve MODEL --hf-overrides "$(cat {shlex.quote(str(path))})"'
     )
@@ -50,6 +51,6 @@ def from_policy(policy: Policy, path: Path, options: Options) -> Exported:
 FORMATS.add(
     Format(
         "layer-types", "full or sliding attention per layer, for Hugging Face and vLLM configurations",
-        from_policy=from_policy,
+        from_policy=from_policy, takes=("layers",),
     )
 )  # fmt: skip

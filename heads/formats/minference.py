@@ -23,7 +23,7 @@ from headscope.probes import HeadscopeError
 
 PATTERNS = ("stream_llm", "vertical_and_slash", "block_sparse")
 _SOURCE = "MInference, Jiang et al. 2024 (arXiv 2407.02490)"
-_ALL = 1 << 30  # more verticals and diagonals than any prompt has: dense attention
+_ALL = 1 << 30  # a local window longer than any prompt: its kernel then computes dense attention
 _DIRECTIONS = {
     "pattern_error": "outputs that the head's sparse pattern changes, lower is better",
     "pattern_recall": "attention that the head's sparse pattern keeps, higher is better",
@@ -93,14 +93,14 @@ def from_map(headmap: HeadMap, path: Path, options: Options) -> Exported:
 
 
 def from_policy(policy: Policy, path: Path, options: Options) -> Exported:
-    """What every query head reads: `stream_llm` with its window, or all verticals and diagonals."""
+    """What every query head reads, as `stream_llm`: its window, or one that holds everything."""
     rows = [{str(head): _pattern(span) for head, span in enumerate(layer)} for layer in policy.compute]
     text = "Only prefill is sparse: every KV group keeps all its keys, and decoding reads them all"
     return Exported({"": json.dumps(rows)}, (Loss(text),), _usage(path, policy.model))
 
 
 def _pattern(span: Span) -> list[Any]:
-    return ["stream_llm", span.sink, span.recent, 0] if span else ["vertical_and_slash", _ALL, _ALL, 0]
+    return ["stream_llm", span.sink, span.recent, 0] if span else ["stream_llm", 0, _ALL, 0]
 
 
 def _usage(path: Path, model: str) -> str:

@@ -60,6 +60,6 @@ def _pages(keys: int) -> int:
 FORMATS.add(
     Format(
         "omniserve", "DuoAttention's folder and the flags with which OmniServe reads it",
-        duo_attention.read, from_map, from_policy,
+        duo_attention.read, from_map, from_policy, takes=("score",),
     )
 )  # fmt: skip

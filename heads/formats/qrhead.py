@@ -91,4 +91,4 @@ def _plain(value: str) -> str:
     return re.sub(r'["\\\x00-\x1f]', "_", value)
 
 
-FORMATS.add(Format("qrhead", "QRHead's list of the best query heads", read, from_map))
+FORMATS.add(Format("qrhead", "QRHead's list of the best query heads", read, from_map, takes=("score",)))

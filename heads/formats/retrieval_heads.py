@@ -87,5 +87,5 @@ def from_map(headmap: HeadMap, path: Path, options: Options) -> Exported:
 
 
 FORMATS.add(
-    Format("retrieval-heads", "score lists of the retrieval-head paper", read, from_map)
+    Format("retrieval-heads", "score lists of the retrieval-head paper", read, from_map, takes=("score",))
 )  # fmt: skip

@@ -35,6 +35,6 @@ def from_policy(policy: Policy, path: Path, options: Options) -> Exported:
 FORMATS.add(
     Format(
         "tensorrt-llm", "TensorRT-LLM's window per layer and number of sink tokens",
-        from_policy=from_policy,
+        from_policy=from_policy, takes=("layers",),
     )
 )  # fmt: skip

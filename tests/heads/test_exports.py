@@ -73,8 +73,8 @@ def test_heads_that_read_less_than_their_group_are_counted() -> None:
     assert "1 query heads that need less" in str(made.losses[0])
     patterns = json.loads(FORMATS["minference"].from_policy(finer, Path("x"), Options()).files[""])
     assert patterns[0]["0"] == patterns[0]["3"] == ["stream_llm", 64, 256, 0]
-    kind, first, second, _ = patterns[0]["1"]
-    assert kind == "vertical_and_slash" and min(first, second) > 1 << 24  # every key of any prompt
+    kind, _, local, _ = patterns[0]["1"]
+    assert kind == "stream_llm" and local > 1 << 24  # longer than any prompt: everything
     alphas = json.loads(FORMATS["moa"].from_policy(finer, Path("x"), Options()).files[""])
     assert alphas["alphas"][0][:2] == [320, 0] and alphas["betas"][0][:2] == [0, 1]
 
@@ -165,7 +165,8 @@ def test_errors_of_a_scan_go_out_as_ranks_with_the_unknown_on_top(tmp_path: Path
     table = np.loadtxt(tmp_path / "out" / "full_attention_heads.tsv", ndmin=2)
     assert table.tolist() == [[1.0, 0.5], [0.0, 1.0]]
     assert any("its ranks stand" in loss.what for loss in made.losses)
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"sink_size": 64, "recent_size": 256}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config == {"model_name": found.meta.model, "sink_size": 64, "recent_size": 256}
 
 
 def test_ties_at_the_cut_and_heads_that_differ_are_said(tmp_path: Path) -> None:
@@ -222,3 +223,34 @@ def test_a_ratio_of_an_imported_map_agrees_with_duo_attention() -> None:
     table = gates.grid("gate").to_numpy()
     chosen = np.array([[s is None for s in row] for row in gates.policy(ratio=0.5, by="gate").retain])
     assert (chosen == duo_selection(table, 0.5, 0)).all()
+
+
+def test_choices_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    gates = import_map(MISTRAL, "duo-attention")
+    for source, format, options in (
+        (gates, "duo-attention", Options(layers="most")),
+        (gates, "minference", Options(score="gate")),
+        (policy(MIXED), "layer-types", Options(score="gate")),
+    ):
+        with pytest.raises(HeadscopeError, match="leaves no choice of --"):
+            export(source, format, tmp_path / "x", options)
+    with pytest.raises(HeadscopeError, match="exported as it is"):
+        export(policy(MIXED), "kvpress", tmp_path / "x", Options(score="gate"))
+
+
+def test_a_failed_swap_keeps_the_older_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    export(policy([[None, W]]), "duo-attention", target)
+    before = (target / "config.json").read_text()
+    rename = Path.rename
+
+    def refuse(self: Path, to: Path) -> Path:
+        if to == target and not self.name.endswith(".old"):
+            raise OSError(13, "Permission denied")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(BadFile, match="Permission denied"):
+        export(policy([[W, W]]), "duo-attention", target)
+    assert (target / "config.json").read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

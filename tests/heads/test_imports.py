@@ -192,6 +192,30 @@ def test_huge_files_are_refused_by_their_size(format: str, tmp_path: Path) -> No
             import_map(special, format)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"retain": [[None]]}, "retain must have 1 layers of 2 entries"),
+        ({"geometry": {"windows": []}}, "one entry for each of 1 layers"),
+        ({"geometry": {"kv_heads": 4}}, "6 query heads cannot share 4 KV heads"),
+        ({"geometry": {"layers": 0}}, "geometry.layers"),
+        ({"retain": [[None, {"sink": 0, "recent": 0}]]}, "greater than or equal to 1"),
+        ({"scores": [[float("inf"), 0]]}, "finite number"),
+        ({"schema_version": 2}, "schema_version"),
+    ],
+    ids=str,
+)
+def test_malformed_policies_are_refused_in_one_sentence(
+    change: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    content = json.loads(policy([[None, Window(sink=4, recent=16)]]).model_dump_json())
+    for name, value in change.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    with pytest.raises(BadFile, match=reason) as caught:
+        import_map(write(tmp_path / "p.json", content), "headscope")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_must_be_whole_and_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "duo"
     folder.mkdir()

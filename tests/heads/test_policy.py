@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -194,3 +195,17 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         stream.truncate(100 << 20)
     with pytest.raises(BadFile, match="no policy is that large"):
         Policy.open(path)
+
+
+def test_an_imported_policy_may_know_its_model_only_in_part() -> None:
+    known = errors().policy(ratio=0.25)
+    part = known.geometry.model_copy(update={"head_dim": 0, "value_dim": 0, "hidden": 0})
+    policy = known.model_copy(update={"geometry": part, "fingerprint": ""})
+    assert policy.kv_share(2048) == known.kv_share(2048)
+    with pytest.raises(HeadscopeError, match="does not know the width of its heads"):
+        policy.kv_bytes(2048)
+    model = SimpleNamespace(name="planted", geometry=known.geometry, fingerprint="x")
+    policy.check(model)
+    own = known.geometry.model_copy(update={"windows": (None, None, None, 512)})
+    with pytest.raises(HeadscopeError, match="cuts layer 3, which has a sliding window of its own"):
+        policy.check(SimpleNamespace(name="planted", geometry=own, fingerprint="x"))
