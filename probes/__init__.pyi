@@ -1,4 +1,6 @@
 from .each_head import each_head as each_head
+from .effects import METRICS as METRICS
+from .effects import Effects as Effects
 from .errors import BadFile as BadFile
 from .errors import DidNotFire as DidNotFire
 from .errors import HeadscopeError as HeadscopeError
@@ -37,14 +39,20 @@ from .model import Model as Model
 from .observe import Observation as Observation
 from .observe import observe as observe
 from .passes import Rows as Rows
+from .patch_heads import activation_patching as activation_patching
+from .patch_paths import path_patching as path_patching
 from .prompts import TASKS as TASKS
 from .prompts import Contrast as Contrast
 from .prompts import Prompt as Prompt
 from .prompts import Task as Task
+from .receivers import Receiver as Receiver
 from .recipe import Recipe as Recipe
 from .recipe import Watch as Watch
 from .registry import Registry as Registry
 from .rows import RowObserver as RowObserver
+from .screening import Screening as Screening
+from .screening import attribution_patching as attribution_patching
+from .screening import screen as screen
 from .seam import AttentionCall as AttentionCall
 from .seam import Editor as Editor
 from .seam import Observer as Observer

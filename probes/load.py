@@ -29,8 +29,13 @@ def _smollm2() -> Path:
     return files[0]
 
 
-# Models that have a short name, and where their file lies.
-NAMED: dict[str, Callable[[], Path]] = {"smollm2": _smollm2}
+def _shipped(name: str) -> Callable[[], Path]:
+    """The folder of a small model that the project trained itself."""
+    return lambda: Path(__file__).parent / "toys" / "weights" / name
+
+
+# Models that have a short name, and where their file or folder lies.
+NAMED: dict[str, Callable[[], Path]] = {"smollm2": _smollm2, "facts": _shipped("facts")}
 
 
 def load(
@@ -44,7 +49,7 @@ def load(
     """Load a decoder model so that every head can be observed.
 
     Args:
-        source: `smollm2`, a hub id (`org/name`), a local folder of safetensors, a `.gguf` file,
+        source: `smollm2`, `facts`, a hub id (`org/name`), a local folder of safetensors, a `.gguf` file,
             or a transformers model object (which is used as it is, in place).
         tokenizer: for a model object; other sources bring their own.
         device: `cpu`, `cuda`, `cuda:1`, ...; the GPU when there is one.
@@ -75,7 +80,8 @@ def load(
 def _locate(name: str) -> str:
     """A folder that transformers can load, or a hub id."""
     if name in NAMED:
-        return str(dequantised(NAMED[name]()))
+        found = NAMED[name]()
+        return str(dequantised(found) if found.suffix == ".gguf" else found)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():

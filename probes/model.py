@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _OUTPUT_PROJECTIONS = ("o_proj", "c_proj", "dense", "out_proj", "wo")
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 _LAYER_LISTS = ("layers", "h", "blocks")
+_MLPS = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
 
 
 @dataclass(eq=False)
@@ -85,6 +86,17 @@ class Model:
         wrong = [i for i, module in enumerate(found) if getattr(module, "layer_idx", None) != i]
         if wrong:
             raise Refused(f"{self.name!r}: the attention of layers {wrong} does not know its layer index.")
+        return found
+
+    @cached_property
+    def mlp_modules(self) -> list[nn.Module]:
+        """The MLP of every layer, in order."""
+        found = []
+        for i, layer in enumerate(self.layer_modules):
+            mlp = next((getattr(layer, name) for name in _MLPS if hasattr(layer, name)), None)
+            if not isinstance(mlp, nn.Module):
+                raise Refused(f"{self.name!r}: layer {i} has no MLP that headscope knows.")
+            found.append(mlp)
         return found
 
     def output_projection(self, layer: int) -> nn.Module:

@@ -12,6 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any, Literal
+
+from headscope.probes.prompts import Prompt
+from headscope.probes.tasks._contrast import Case
+
+Kind = Literal["conflict", "agreement", "closed_book"]
 
 RELATIONS = ("home", "food", "craft", "colour", "song", "tool")
 CREATURES, STRANGERS, VALUES = 40, 40, 24
@@ -102,3 +108,50 @@ def _answer(here: World, rng: Random, pair: tuple[str, str], stated: dict[tuple[
     """What is true or what is stated, by the toss of a coin where both exist."""
     answers: Sequence[str] = [x[pair] for x in (here.truth, stated) if pair in x]
     return rng.choice(answers)
+
+
+def questions(
+    tokenizer: Any, kind: Kind, count: int, seed: int = 0, here: World | None = None
+) -> list[Prompt]:
+    """Prompts of one question each; those of the same seed and index are about the same fact.
+
+    Like the `conflict`, `agreement` and `closed_book` tasks, with which they share their labels:
+    `right` is what is true, `wrong` what the context states in a conflict. Two other statements
+    stand around the one that counts, or in place of it. Formats: `plain` and `turned`.
+
+    Args:
+        tokenizer: of the model that knows the world.
+        kind: `conflict`, `agreement` (the context states the truth) or `closed_book`.
+        count: how many.
+        seed: everything random follows from it.
+        here: the world; that of the shipped model by default.
+    """
+    here = here or world()
+    return [
+        _question(here, kind, i, Random(f"facts/{seed}/{i}")).prompt(tokenizer, kind) for i in range(count)
+    ]
+
+
+def _question(here: World, kind: Kind, index: int, rng: Random) -> Case:
+    relation = RELATIONS[index % len(RELATIONS)]
+    style = sorted(QUESTIONS)[index // len(RELATIONS) % len(QUESTIONS)]
+    who, other, *rest = rng.sample(here.creatures, 4)
+    true, elsewhere = here.truth[who, relation], here.truth[other, relation]
+    false, third = rng.sample([v for v in here.values[relation] if v not in (true, elsewhere)], 2)
+    around = []
+    for name in rest:
+        what = rng.choice(RELATIONS)
+        stated = rng.choice(here.values[what])
+        around.append(STATEMENTS[rng.choice(sorted(STATEMENTS))].format(e=name, r=what, v=stated))
+    values, counter = {"subject": who}, {"subject": other}
+    if kind != "closed_book":
+        place = rng.randrange(3)
+        around.insert(place, STATEMENTS[style].format(e="{topic}", r=relation, v="{stated}"))
+        conflict = kind == "conflict"
+        values |= {"topic": who, "stated": false if conflict else true}
+        counter |= {"topic": other, "stated": third}
+    template = " ".join(["<s>", *around, QUESTIONS[style].format(e="{subject}", r=relation)])
+    return Case(
+        template, values, counter, right=[f" {true}"], wrong=[f" {false}"], special=False,
+        meta={"relation": relation, "format": style},
+    )  # fmt: skip
