@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def main() -> None:
         "tokens_per_prompt": float(np.mean([p.answer_rows[0] + 1 for p in many])),
     }  # fmt: skip
     for mlps in ("frozen", "recomputed"):
-        effects, took = timed(lambda: path_patching(model, many, mlps=mlps))  # type: ignore[arg-type]
+        effects, took = timed(partial(path_patching, model, many, mlps=mlps))
         results[f"paths_{mlps}"] = {"prompts": len(many), **took, "top": table(effects)}
         print(json.dumps(results[f"paths_{mlps}"]), flush=True)
     cheap, took = timed(lambda: attribution_patching(model, few))

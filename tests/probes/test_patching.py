@@ -140,6 +140,7 @@ def test_paths_to_receivers_are_brute_force(reads: str, mlps: Any) -> None:
     """In a model without KV groups, a receiver's input can be swapped in the projection itself."""
     model = load(tiny("llama-no-groups"))
     reader, width = HeadId(2, 3), model.geometry.head_dim
+    cut = slice(reader.head * width, (reader.head + 1) * width)
     projection = getattr(model.attention_modules[2], f"{reads}_proj")
     found = path_patching(model, pairs(), receivers=[f"{reader}.{reads}"], heads=SOME, mlps=mlps).change[0]
     assert np.isnan(found[:, 2]).all()
@@ -154,7 +155,6 @@ def test_paths_to_receivers_are_brute_force(reads: str, mlps: Any) -> None:
                 model, clean, swap(z, other, head, slice(None), hold=True), held if mlps == "frozen" else None
             )
             handle.remove()
-            cut = slice(reader.head * width, (reader.head + 1) * width)
 
             def read(_: Any, __: Any, output: Tensor, kept: list[Tensor] = heard) -> Tensor:
                 output = output.clone()
