@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
 
-from headscope.probes.forward import answer_logits, batches, contrast_of
+from headscope.probes.forward import Batch, answer_logits, batches, contrast_of
+from headscope.probes.intervene import applied
 from headscope.probes.prompts import Prompt
+from headscope.probes.spec import Spec
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
@@ -35,27 +41,88 @@ class Trials:
     p_right: NDArray[np.float64]
     p_wrong: NDArray[np.float64]
 
+    @classmethod
+    def empty(cls, count: int) -> Trials:
+        """Room for `count` prompts."""
+        return cls(
+            np.zeros(count, np.int64), np.zeros(count, bool), np.zeros(count, bool),
+            np.zeros(count), np.zeros(count),
+        )  # fmt: skip
 
-@torch.no_grad()
+    def take(self, batch: Batch, logits: Tensor) -> None:
+        """Enter what came after the prompts of a batch. [B, V]"""
+        said, p = logits.argmax(-1).tolist(), logits.double().softmax(-1)
+        for row, (i, prompt) in enumerate(zip(batch.index, batch.prompts, strict=True)):
+            contrast = contrast_of(prompt)
+            self.token[i] = said[row]
+            self.right[i], self.wrong[i] = said[row] in contrast.right, said[row] in contrast.wrong
+            self.p_right[i] = float(p[row, list(contrast.right)].sum())
+            self.p_wrong[i] = float(p[row, list(contrast.wrong)].sum())
+
+
 def trials(model: Model, prompts: Sequence[Prompt]) -> Trials:
     """Run every prompt up to its answer and see what comes next.
 
     Raises:
         HeadscopeError: no prompts, or one without an answer or a contrast.
     """
-    n = len(prompts)
-    token, right, wrong = np.zeros(n, np.int64), np.zeros(n, bool), np.zeros(n, bool)
-    p_right, p_wrong = np.zeros(n), np.zeros(n)
+    return trials_under(model, prompts, [()])[0]
+
+
+@torch.no_grad()
+def trials_under(model: Model, prompts: Sequence[Prompt], variants: Sequence[Sequence[Spec]]) -> list[Trials]:
+    """The same under interventions; `()` is the untouched model.
+
+    Variants that act on generated rows only share one prefill of the prompts, and cost a single
+    row each.
+
+    Raises:
+        HeadscopeError: see `trials`.
+        Refused: a spec for another model.
+    """
+    found = [Trials.empty(len(prompts)) for _ in variants]
     for batch in batches(model, prompts):
-        logits = answer_logits(model, batch.ids, batch.rows)
-        said, p = logits.argmax(-1).tolist(), logits.double().softmax(-1)
-        for row, i in enumerate(batch.index):
-            contrast = contrast_of(prompts[i])
-            token[i] = said[row]
-            right[i], wrong[i] = said[row] in contrast.right, said[row] in contrast.wrong
-            p_right[i] = float(p[row, list(contrast.right)].sum())
-            p_wrong[i] = float(p[row, list(contrast.wrong)].sum())
-    return Trials(token, right, wrong, p_right, p_wrong)
+        cached = _Cached(model, batch) if any(map(_late, variants)) else None
+        for variant, into in zip(variants, found, strict=True):
+            lengths = (batch.rows + 1).tolist()
+            with applied(model, *variant, prompt=lengths) if variant else nullcontext():
+                if cached and _late(variant):
+                    logits = cached.logits()
+                else:
+                    logits = answer_logits(model, batch.ids, batch.rows)
+            into.take(batch, logits)
+    return found
+
+
+def _late(variant: Sequence[Spec]) -> bool:
+    return bool(variant) and all(spec.positions == "generated" for spec in variant)
+
+
+class _Cached:
+    """A batch whose prompts have been read but for their last token. Padded on the left."""
+
+    def __init__(self, model: Model, batch: Batch) -> None:
+        self.model = model
+        width = batch.ids.shape[1]
+        shift = width - 1 - batch.rows  # how far each prompt moves to the right
+        at = torch.arange(width, device=batch.ids.device) - shift[:, None]
+        self.mask = (at >= 0).long()
+        self.place = at.clamp_min(0)
+        self.ids = batch.ids.gather(1, self.place)
+        self.cache = DynamicCache(config=model.hf.config)
+        if width > 1:
+            model.decoder(
+                input_ids=self.ids[:, :-1], attention_mask=self.mask[:, :-1],
+                position_ids=self.place[:, :-1], past_key_values=self.cache, use_cache=True,
+            )  # fmt: skip
+
+    def logits(self) -> Tensor:
+        """Of the last token, with whatever is applied at the moment. [B, V]"""
+        found: Tensor = self.model.hf(
+            input_ids=self.ids[:, -1:], attention_mask=self.mask, position_ids=self.place[:, -1:],
+            past_key_values=copy.deepcopy(self.cache), use_cache=True,
+        ).logits  # fmt: skip
+        return found[:, -1].float()
 
 
 def known(model: Model, prompts: Sequence[Prompt]) -> list[Prompt]:
