@@ -12,6 +12,7 @@ import typer
 from headscope.app.cli_dashboard import app_command
 from headscope.app.cli_exchange import export_command, import_command, schema
 from headscope.app.cli_gates import gates
+from headscope.app.cli_intervene import generate, intervene
 from headscope.app.cli_list import list_command, models
 from headscope.app.cli_prove import prove
 from headscope.app.cli_scan import scan
@@ -28,6 +29,8 @@ app = typer.Typer(
 app.command()(scan)
 app.command()(gates)
 app.command()(prove)
+app.command()(intervene)
+app.command()(generate)
 app.command()(show)
 app.command()(compare)
 app.command()(report)

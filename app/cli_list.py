@@ -60,7 +60,7 @@ def models(as_json: _Json = False) -> None:
 def inventory() -> dict[str, list[dict[str, Any]]]:
     """Everything that is registered, as plain values."""
     from headscope.heads import DETECTORS, FORMATS, PRESETS
-    from headscope.probes import TASKS
+    from headscope.probes import INTERVENTIONS, TASKS
 
     return {
         "tasks": [{"name": t.name, "summary": t.summary} for t in TASKS],
@@ -73,6 +73,15 @@ def inventory() -> dict[str, list[dict[str, Any]]]:
                 ],
             }
             for d in DETECTORS
+        ],
+        "interventions": [
+            {
+                "name": i.name,
+                "summary": i.summary,
+                "strength": i.strength,
+                "settings": list(i.settings().asked()),
+            }
+            for i in INTERVENTIONS
         ],
         "presets": [
             {

@@ -134,6 +134,10 @@ def print_inventory(console: Console, found: dict[str, list[dict[str, Any]]]) ->
         for i, rule in enumerate(rules):
             head = (entry["name"], entry["summary"]) if i == 0 else ("", "")
             detectors.add_row(*map(Text, (*head, rule["role"], rule["rule"])))
+    changes = plain_table("Interventions", "name", "what it does", "strength", "settings")
+    for entry in found["interventions"]:
+        cells = (entry["name"], entry["summary"], f"{entry['strength']:g}", ", ".join(entry["settings"]))
+        changes.add_row(*map(Text, cells))
     presets = plain_table("Presets", "name", "about", "context", "prompts", "rows per prompt")
     for entry in found["presets"]:
         presets.add_row(*(Text(str(entry[key])) for key in ("name", "about", "context", "prompts", "sample")))
@@ -141,7 +145,7 @@ def print_inventory(console: Console, found: dict[str, list[dict[str, Any]]]) ->
     for entry in found["formats"]:
         ways = ("yes" if entry["imports"] else "no", ", ".join(entry["exports"]))
         formats.add_row(*map(Text, (entry["name"], entry["summary"], *ways)))
-    console.print(tasks, detectors, presets, formats, sep="\n")
+    console.print(tasks, detectors, changes, presets, formats, sep="\n")
 
 
 def print_models(console: Console, found: Sequence[dict[str, Any]]) -> None:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from headscope.app.looks import number
+from headscope.app.looks import number, with_error
 from headscope.app.proof import HEADERS, about, cells
 from headscope.app.tables import plain_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from headscope.heads import HeadMap, Proof
+    from headscope.probes import Spec
 
 _ALONE = 10
 
@@ -33,3 +36,42 @@ def print_proof(console: Console, headmap: HeadMap, proof: Proof) -> None:
         single.add_row(*map(Text, (name, number(row["causal"]), number(row["causal_se"]))))
     console.print(single)
     console.print(f"causal: {headmap.meta.columns['causal'].about}", markup=False)
+
+
+_WHAT = {
+    "untouched": "untouched",
+    "intervention": "the intervention",
+    "opposite": "its opposite",
+    "random": "random heads",
+}
+
+
+def print_effect(console: Console, spec: Spec, found: pd.DataFrame, prompts: int) -> None:
+    """Before, after, and the controls."""
+    table = plain_table(
+        f"{spec.method} on {len(spec.heads)} heads of {spec.model}, {spec.positions} rows",
+        *("", "right", "95%", "log-probability", "change", "loss on prose", "change"),
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for _, row in found.iterrows():
+        first = row["what"] == "untouched"
+        low, high = float(row["right_low"]), float(row["right_high"])
+        cells = (
+            _WHAT[str(row["what"])],
+            f"{row['right']:.0%}",
+            f"{low:.0%} … {high:.0%}" if low == low else "–",
+            with_error(row["logprob"], row["logprob_se"]),
+            "" if first else with_error(row["change"], row["change_se"]),
+            number(row["loss"]),
+            "" if first else with_error(row["loss_change"], row["loss_change_se"]),
+        )
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    names = " ".join(map(str, spec.heads[:_ALONE])) + (" …" if len(spec.heads) > _ALONE else "")
+    console.print(f"Heads: {names}", markup=False)
+    console.print(
+        f"{prompts} prompts it has not learned from; log-probability in nats per answer token, loss in nats "
+        "per token; changes are paired. Opposite: the same change with its sign turned round.",
+        markup=False,
+    )

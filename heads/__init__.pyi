@@ -10,6 +10,7 @@ from .controls import random_heads as random_heads
 from .detect import DETECTORS as DETECTORS
 from .detect import Detector as Detector
 from .detect import Reading as Reading
+from .effect import effect as effect
 from .evidence import ShownPrompt as ShownPrompt
 from .evidence import read_evidence as read_evidence
 from .exchange import FORMATS as FORMATS

@@ -21,6 +21,7 @@ from .files import write_json as write_json
 from .files import writing as writing
 from .fused import attend as attend
 from .fused import attend_window as attend_window
+from .generation import generate as generate
 from .geometry import Geometry as Geometry
 from .geometry import HeadId as HeadId
 from .intervene import INTERVENTIONS as INTERVENTIONS
@@ -31,6 +32,7 @@ from .intervene import Learned as Learned
 from .intervene import OutputEdit as OutputEdit
 from .intervene import Settings as Settings
 from .intervene import applied as applied
+from .intervene import elsewhere as elsewhere
 from .intervene import fit as fit
 from .intervene import only as only
 from .load import NAMED as NAMED

@@ -36,6 +36,10 @@ class Settings(BaseModel):
         """The settings of a spec that is left with these of its heads; the same unless overridden."""
         return self
 
+    def asked(self) -> dict[str, Any]:
+        """What a user would have to say to get these, without what was learned for the heads."""
+        return self.model_dump()
+
 
 @dataclass(frozen=True)
 class HeadOutputs:
@@ -172,8 +176,14 @@ def fit(
             raise HeadscopeError(f"{model.name!r} has {g.layers} layers of {g.heads} heads, no {head}.")
     learned = entry.learn(model, chosen, prompts, _settings(entry, settings), seed)
     kept = entry.strength if strength is None else strength
-    where = (source or Source()).model_copy(
-        update={"task": learned.task, "prompts": learned.prompts, "seed": seed, "note": learned.note}
+    where = source or Source()
+    where = where.model_copy(
+        update={
+            "task": learned.task,
+            "prompts": learned.prompts,
+            "seed": seed,
+            "note": learned.note or where.note,
+        }
     )
     return Spec(
         method=method, heads=learned.heads, positions=positions, model=model.name,
@@ -211,6 +221,19 @@ def only(spec: Spec, heads: Sequence[HeadId]) -> Spec:
             "settings": settings.model_dump(mode="json"),
         }
     )
+
+
+def elsewhere(model: Model, spec: Spec, heads: Sequence[HeadId]) -> Spec:
+    """The same intervention on other heads, as many in each layer, with the layer's strengths.
+
+    What the method learns per head it learns anew, from the texts that it thinks best.
+    """
+    asked = _settings(method_of(spec), spec.settings).asked()
+    order = sorted(range(len(spec.heads)), key=lambda i: spec.heads[i].layer)
+    fresh = fit(
+        model, spec.method, heads=sorted(heads), positions=spec.positions, seed=spec.source.seed, **asked
+    )
+    return fresh.with_strength(spec.strengths[i] for i in order)
 
 
 def method_of(spec: Spec) -> Intervention:

@@ -52,6 +52,10 @@ def reference(model: Model, prompts: Sequence[Prompt], seed: int) -> Sequence[Pr
     """The texts an ablation takes its substitute from: those given, or windows of the default prose."""
     if prompts:
         return prompts
+    if model.tokenizer is None:
+        raise HeadscopeError(
+            f"{model.name!r} was loaded without a tokenizer, so it has no texts to learn from: give prompts."
+        )
     length = min(_LENGTH, model.geometry.context or _LENGTH)
     return TASKS["prose"].prompts(
         model.tokenizer, lengths=[length], per_length=_TEXTS, seed=seed, haystack=None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, FiniteFloat
@@ -36,6 +36,9 @@ class Bank(Settings):
     def only(self, index: Sequence[int]) -> Bank:
         kept = tuple(tuple(row[i] for i in index) for row in self.outputs)
         return self.model_copy(update={"outputs": kept})
+
+    def asked(self) -> dict[str, Any]:
+        return {"rows": self.rows}
 
 
 class _Replaced:

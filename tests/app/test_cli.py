@@ -36,7 +36,8 @@ def process(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        *("scan", "gates", "prove", "show", "compare", "report"),
+        *("scan", "gates", "prove", "intervene", "generate"),
+        *("show", "compare", "report"),
         *("app", "export", "import", "schema", "list", "models"),
     ],
 )

@@ -1,0 +1,186 @@
+"""`headscope intervene` and `generate`: change a model, see what it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from headscope.app.terminal import err, guarded, out, quiet, say_json
+from headscope.probes import HeadscopeError
+
+if TYPE_CHECKING:
+    from headscope.probes import HeadId, Positions, Prompt, Source
+
+_Model = Annotated[str, typer.Argument(help="smollm2, a hub id (org/name), a folder, or a .gguf file.")]
+_Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+_EVALUATED = 7_000_003  # added to seeds, so that no prompt is one that was learned from
+
+
+@guarded
+def intervene(
+    method: Annotated[str, typer.Argument(help="A method; headscope list names them.")],
+    model: _Model,
+    head: Annotated[list[str] | None, typer.Option(help="A head such as L18H6; repeat.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run folder to take heads from.")] = None,
+    role: Annotated[str, typer.Option(help="With --run: the role or score that ranks heads.")] = "retrieval",
+    top: Annotated[int, typer.Option(min=1, help="With --run: how many heads.")] = 10,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="What is kept: 1 all, 0 nothing, 2 the opposite change.", show_default="the method's"
+        ),
+    ] = None,
+    positions: Annotated[str, typer.Option(help="all, prompt or generated.")] = "all",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeat.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="A task whose prompts have answers.")] = "needle",
+    length: Annotated[int, typer.Option(min=16, help="Length of its prompts in tokens.")] = 512,
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts to evaluate on.")] = 10,
+    learn: Annotated[
+        int, typer.Option(min=2, help="Prompts to learn from, for methods that choose heads.")
+    ] = 10,
+    draws: Annotated[int, typer.Option(min=0, help="Random head sets to compare with.")] = 3,
+    spec_file: Annotated[Path | None, typer.Option("--out", help="Where to write the spec.")] = None,
+    device: _Device = None,
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Fit an intervention, apply it, and show before and after, with controls.
+
+    Heads come from --head, from a run (--run, --role, --top), or from the method itself.
+
+    Examples:
+
+      headscope intervene mean smollm2 --run runs/smollm2 --role retrieval --top 10
+
+      headscope intervene scale smollm2 --head L18H6 --strength 1.5 --task keyvalue
+
+      headscope intervene zero smollm2 --head L18H6 --head L23H2 --out zero.json --json
+    """
+    settings = dict(_setting(text) for text in setting or ())
+    quiet()
+    from headscope import heads, probes
+    from headscope.app import machine
+    from headscope.app.progress import counting
+    from headscope.app.tables_causal import print_effect
+
+    probes.INTERVENTIONS[method], probes.TASKS[task]
+    if positions not in ("all", "prompt", "generated"):
+        raise probes.unknown("kind of positions", positions, ("all", "prompt", "generated"))
+    chosen, avoid, source = _chosen(head, run, role, top)
+    loaded = probes.load(model, device=device)
+
+    def make(name: str, tokens: int, count: int, offset: int) -> list[Prompt]:
+        return probes.TASKS[name].prompts(
+            loaded.tokenizer, lengths=[tokens], per_length=count, seed=seed + offset, haystack=None
+        )
+
+    spec = probes.fit(
+        loaded, method, heads=chosen, prompts=() if chosen else make(task, length, learn, 0),
+        strength=strength, positions=cast("Positions", positions), seed=seed, source=source, **settings,
+    )  # fmt: skip
+    asked, texts = make(task, length, prompts, _EVALUATED), make("prose", 128, 4, _EVALUATED)
+    with counting(err(), "prompts") as progress:
+        found = heads.effect(
+            loaded, spec, asked, texts, draws=draws, seed=seed, avoid=avoid, progress=progress
+        )
+    if spec_file:
+        spec.save(spec_file)
+    if as_json:
+        rows = machine.records(found)
+        say_json(machine.as_json({"spec": spec.model_dump(mode="json"), "effect": rows}))
+        return
+    print_effect(out(), spec, found, len(asked))
+    if spec_file:
+        out().print(f"Spec    {spec_file}", markup=False)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`beta=0.4` as a name and a JSON value, or the text itself."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise HeadscopeError(f"--set is {text!r}; it is written NAME=VALUE.")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
+
+
+def _chosen(
+    named: list[str] | None, run: Path | None, role: str, top: int
+) -> tuple[list[HeadId] | None, list[HeadId], Source]:
+    """The heads to act on (None: the method's choice), heads that controls leave out, where from."""
+    from headscope.heads import HeadMap
+    from headscope.probes import HeadId, Source
+
+    if named and run:
+        raise HeadscopeError("Heads come from --head or from --run, not from both.")
+    if named:
+        return [HeadId.parse(name) for name in named], [], Source(note="named by hand")
+    if run is None:
+        return None, [], Source()
+    headmap = HeadMap.open(run)
+    best = headmap.top(role, top)
+    labelled = headmap.frame.iloc[:0]
+    if role in headmap.roles:
+        labelled = headmap.frame[headmap.frame[headmap.rule(role).column].astype(bool)]
+
+    def heads(frame: Any) -> list[HeadId]:
+        return [HeadId(int(a), int(b)) for a, b in zip(frame["layer"], frame["head"], strict=True)]
+
+    return heads(best), heads(labelled), Source(headmap=str(run), column=role)
+
+
+@guarded
+def generate(
+    model: _Model,
+    prompt: Annotated[str, typer.Argument(help="A question, or the beginning of a text.")],
+    spec: Annotated[
+        list[Path] | None, typer.Option("--with", help="A spec of headscope intervene; repeat.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where to stop at the latest.")] = 64,
+    chat: Annotated[
+        bool, typer.Option("--chat/--plain", help="As a user's turn, or as the beginning of a text.")
+    ] = True,
+    sample: Annotated[
+        int | None, typer.Option(min=0, help="Sample with this seed, in place of the likeliest token.")
+    ] = None,
+    device: _Device = None,
+    as_json: _Json = False,
+) -> None:
+    """Let a model write, without and with interventions.
+
+    Examples:
+
+      headscope generate smollm2 "What is the capital of France?"
+
+      headscope generate smollm2 "Name three rivers." --with zero.json --max-new-tokens 40
+    """
+    quiet()
+    from headscope import probes
+    from headscope.app import machine
+
+    specs = [probes.Spec.open(path) for path in spec or ()]
+    loaded = probes.load(model, device=device)
+    for one in specs:
+        one.check(loaded)
+
+    def write(*applied: probes.Spec) -> str:
+        return probes.generate(
+            loaded, prompt, *applied, max_new_tokens=max_new_tokens, chat=chat, seed=sample
+        )
+
+    found = {"untouched": write()} | ({"with": write(*specs)} if specs else {})
+    if as_json:
+        say_json(machine.as_json({"prompt": prompt, "specs": [str(p) for p in spec or ()]} | found))
+        return
+    for name, text in found.items():
+        if specs:
+            methods = ", ".join(f"{s.method} on {len(s.heads)} heads" for s in specs)
+            out().print(name if name == "untouched" else f"with {methods}", style="bold", markup=False)
+        out().print(text, markup=False)
