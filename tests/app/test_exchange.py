@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from formats_zoo import LLAMA2, MINFERENCE, MISTRAL, policy
+from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner, Result
 
 from headscope.app import headmap_html
 from headscope.app.cli import app
+from headscope.app.dashboard.serve import RUNS
 from headscope.heads import HeadMap, Window, import_map
 
+MAIN = Path(__file__).parents[2] / "app" / "dashboard" / "main.py"
 W = Window(sink=64, recent=256)
 
 
@@ -129,3 +132,14 @@ def test_formats_are_listed_and_the_schema_printed(tmp_path: Path) -> None:
     printed = run_cli("schema").stdout
     assert run_cli("schema", "--out", tmp_path / "s.json").exit_code == 0
     assert (tmp_path / "s.json").read_text() == printed and json.loads(printed)["title"] == "headscope policy"
+
+
+@pytest.mark.parametrize("page", ["atlas", "head"])
+def test_the_dashboard_opens_it(page: str, gates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUNS, str(gates.parent))
+    at = AppTest.from_file(str(MAIN), default_timeout=60)
+    at.query_params |= {"run": gates.name, "layer": "3", "head": "2"}
+    at.switch_page(f"screens/{page}.py")
+    at.run()
+    assert not at.exception and not at.error
+    assert "gate" in str(at.main)
