@@ -9,6 +9,7 @@ import typer
 
 from headscope.app.terminal import guarded, out, say_json
 
+_GROUPED = ("duo-attention", "omniserve")  # formats whose columns are KV heads
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _Count = Annotated[int | None, typer.Option(min=1, help="Where the file does not say.", show_default=False)]
 
@@ -102,7 +103,7 @@ def import_command(
         f"Wrote {target}: {', '.join(headmap.meta.columns)} of {g.layers} layers of {g.heads} heads{shared}.",
         markup=False,
     )
-    if headmap.meta.preset in GROUPED and g.kv_heads == g.heads and not (heads or like):
+    if headmap.meta.preset in _GROUPED and g.kv_heads == g.heads and not (heads or like):
         console.print(
             f"The file has one column per KV head and does not say how many query heads share one; "
             f"if the model has more than {g.heads} heads, give --heads or --like.",
@@ -129,6 +130,3 @@ def schema(
         say_json(policy_schema().rstrip("\n"))
     else:
         write_atomically(target, lambda p: p.write_text(policy_schema()))
-
-
-GROUPED = ("duo-attention", "omniserve")  # formats whose columns are KV heads

@@ -61,25 +61,18 @@ def cut_loss(policy: Policy, cut: Iterable[tuple[GroupId, Window]], what: str) -
     return Loss(what) if worst is None else Loss(what, by_layer[worst], worst)
 
 
-def spans_of(policy: Policy) -> list[tuple[GroupId, Span]]:
-    """Every KV group with what it keeps, in order."""
-    return [((i, j), span) for i, row in enumerate(policy.retain) for j, span in enumerate(row)]
-
-
 def one_window(policy: Policy) -> tuple[Window, list[Loss]]:
     """The smallest window that holds every group's, for formats that know one size.
 
     A policy under which nothing streams gets headscope's usual one, which nothing then uses.
     """
-    windows = [span for _, span in spans_of(policy) if span]
+    windows = [span for row in policy.retain for span in row if span]
     if not windows:
         return _MEASURED, []
-    joint = Window(sink=max(w.sink for w in windows), recent=max(w.recent for w in windows))
+    joint = _joint(windows)
     grown = sum(w != joint for w in windows)
-    text = (
-        f"{grown} KV groups get the common window of {joint.sink} + {joint.recent} keys, larger than theirs"
-    )
-    return joint, [Loss(text)] if grown else []
+    text = f"The common window of {joint.sink} + {joint.recent} keys is larger than that of"
+    return joint, [Loss(f"{text} {counted(grown, 'KV group')}")] if grown else []
 
 
 def compute_loss(policy: Policy) -> list[Loss]:
@@ -90,7 +83,8 @@ def compute_loss(policy: Policy) -> list[Loss]:
         for layer, row in enumerate(policy.compute)
         for head, span in enumerate(row)
     )
-    return [Loss(f"{more} query heads that need less read all that their KV group keeps")] if more else []
+    text = "Query heads read all that their KV group keeps, more than is needed by"
+    return [Loss(f"{text} {counted(more, 'query head')}")] if more else []
 
 
 def per_layer(policy: Policy, rounding: Rounding) -> tuple[list[Span], list[Loss]]:
@@ -118,15 +112,23 @@ def per_layer(policy: Policy, rounding: Rounding) -> tuple[list[Span], list[Loss
     losses = []
     if kept:
         losses.append(
-            Loss(f"{kept} streaming KV groups keep everything, since other groups of their layer do")
+            Loss(f"Kept whole, since their layer is: {counted(kept, 'KV group')} that could stream")
         )
     if cut:
-        text = f"{len(cut)} KV groups that keep everything are cut, since {rounding} of their layer's stream"
-        losses.append(cut_loss(policy, cut, text.replace("since any", "since some")))
+        why = {"all": "all", "most": "most", "any": "some"}[rounding]
+        text = (
+            f"Cut, since {why} of their layer's stream: {counted(len(cut), 'KV group')} that keep everything"
+        )
+        losses.append(cut_loss(policy, cut, text))
     grown = sum(bool(w and s and w != s) for row, s in zip(policy.retain, spans, strict=True) for w in row)
     if grown:
-        losses.append(Loss(f"{grown} KV groups get the window of their layer, larger than theirs"))
+        losses.append(Loss(f"The window of their layer is larger than that of {counted(grown, 'KV group')}"))
     return spans, losses
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _joint(windows: list[Window]) -> Window:

@@ -66,7 +66,7 @@ def table_of_map(headmap: HeadMap, options: Options) -> tuple[NDArray[np.float64
             f"needs full attention, with --score. Known: {known}."
         )
     table = _scores(headmap, name)
-    g, losses = headmap.meta.geometry, []
+    losses = []
     if name in headmap.frame and _differs(headmap, name):
         losses.append(Loss(f"Query heads of a KV group share one entry, the highest {name} of them"))
     table = np.where(np.isnan(table), max(1.0, float(np.nanmax(table, initial=0.0))), table)
@@ -76,8 +76,9 @@ def table_of_map(headmap: HeadMap, options: Options) -> tuple[NDArray[np.float64
         losses.append(Loss(f"{name} leaves 0 ... 1, so its ranks stand in its place"))
     tied = _tied(table, stream_share(headmap))
     if tied:
-        text = f"{tied} of {g.layers * g.kv_heads} KV groups share the score at the cut of"
-        losses.append(Loss(f"{text} {stream_share(headmap):g}: the reader picks among them by chance", None))
+        where = f"tie at the cut of {stream_share(headmap):g}"
+        text = f"The reader picks by chance among {tied} of {table.size} KV groups, whose scores {where}"
+        losses.append(Loss(text, None))
     return table, tuple(losses)
 
 
@@ -101,7 +102,7 @@ def stream_share(headmap: HeadMap) -> float:
 def window_of(headmap: HeadMap) -> Window:
     """The window that came with an imported map, else the one headscope measures with."""
     sink, recent = (headmap.meta.settings.get(name) for name in SETTINGS)
-    if isinstance(sink, int) and isinstance(recent, int):
+    if isinstance(sink, int) and isinstance(recent, int) and 0 <= sink < 1 << 30 and 1 <= recent < 1 << 30:
         return Window(sink=sink, recent=recent)
     return Window(sink=SINK, recent=RECENT)
 

@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 
 from headscope.heads.exchange import FORMATS, Exported, Format, Options
-from headscope.heads.losses import Loss, compute_loss, per_layer
+from headscope.heads.losses import Loss, compute_loss, counted, per_layer
 from headscope.heads.policy import Policy
 from headscope.probes import HeadscopeError
 
@@ -32,7 +32,9 @@ def from_policy(policy: Policy, path: Path, options: Options) -> Exported:
         )
     narrow = sum(bool(span and span.recent < recent) for span in spans)
     if narrow:
-        losses.append(Loss(f"{narrow} layers get the common window of {recent} keys, larger than theirs"))
+        losses.append(
+            Loss(f"The common window of {recent} keys is larger than that of {counted(narrow, 'layer')}")
+        )
     sink = max((span.sink for span in spans if span), default=0)
     if sink:
         losses.append(Loss(f"The first {sink} tokens leave the window like any other", None))

@@ -15,7 +15,7 @@ from headscope.heads.exchange import FORMATS, Exported, Format, Options
 from headscope.heads.foreign import bad, number_grid, read_foreign_json
 from headscope.heads.headmap import ColumnInfo, HeadMap
 from headscope.heads.imported import Content, Known, Score
-from headscope.heads.losses import Loss
+from headscope.heads.losses import Loss, counted
 from headscope.heads.policy import Policy, Span
 from headscope.probes import HeadscopeError
 
@@ -66,7 +66,8 @@ def from_policy(policy: Policy, path: Path, options: Options) -> Exported:
         losses.append(Loss(f"Sinks are the first {_SINK} tokens; further ones leave the window", None))
     grown = sum(span.sink < _SINK or (span.recent + _SINK) % _BLOCK > 0 for span in spans)
     if grown:
-        losses.append(Loss(f"{grown} query heads read more: {_SINK} sinks, and whole blocks of {_BLOCK}"))
+        text = f"Spans are {_SINK} sinks and whole blocks of {_BLOCK}, more than is needed by"
+        losses.append(Loss(f"{text} {counted(grown, 'query head')}"))
     return Exported({"": json.dumps(grids)}, tuple(losses), _usage(path))
 
 

@@ -15,7 +15,7 @@ from headscope.heads.exchange import FORMATS, Exported, Format, Options
 from headscope.heads.foreign import bad, check_size, head_id, is_number, read_foreign_json
 from headscope.heads.headmap import ColumnInfo, HeadMap
 from headscope.heads.imported import Content, Known, Score
-from headscope.heads.losses import Loss
+from headscope.heads.losses import Loss, counted
 from headscope.heads.rules import Condition, Rule
 from headscope.probes import HeadscopeError, unknown
 
@@ -75,7 +75,7 @@ def from_map(headmap: HeadMap, path: Path, options: Options) -> Exported:
     rows = headmap.frame[["layer", "head", name]].dropna()
     losses = [Loss("Each head has the mean of its prompts as its only score; standard errors stay behind")]
     if len(rows) < len(headmap.frame):
-        losses.append(Loss(f"{len(headmap.frame) - len(rows)} heads without a score get 0"))
+        losses.append(Loss(f"0 stands for {counted(len(headmap.frame) - len(rows), 'head')} without a score"))
     scored = {(int(i), int(j)): float(s) for i, j, s in rows.itertuples(index=False)}
     lists = {
         f"{i}-{j}": [scored.get((int(i), int(j)), 0.0)]

@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 
 from headscope.heads.exchange import FORMATS, Exported, Format, Options
-from headscope.heads.losses import Loss, compute_loss, per_layer
+from headscope.heads.losses import Loss, compute_loss, counted, per_layer
 from headscope.heads.policy import Policy
 
 
@@ -24,7 +24,9 @@ def from_policy(policy: Policy, path: Path, options: Options) -> Exported:
     windows = [sink + span.recent if span else all_ for span, all_ in zip(spans, whole, strict=True)]
     fewer = sum(bool(span and span.sink < sink) for span in spans)
     if fewer:
-        losses.append(Loss(f"{fewer} layers keep {sink} sink tokens, more than theirs"))
+        losses.append(
+            Loss(f"All layers keep {sink} sink tokens, more than is needed by {counted(fewer, 'layer')}")
+        )
     if sink and any(g.windows):
         losses.append(Loss(f"Layers with a sliding window of their own keep {sink} sink tokens too", None))
     text = f"kv_cache_config:\n  max_attention_window: {json.dumps(windows)}\n  sink_token_length: {sink}\n"

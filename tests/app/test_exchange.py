@@ -82,7 +82,10 @@ def test_export_says_what_is_lost_and_how_to_use_it(tmp_path: Path) -> None:
     result = run_cli("export", source, "--to", "tensorrt-llm", "--layers", "any", "--out", target)
     assert result.exit_code == 0, result.stderr
     flat = " ".join(result.stdout.split())
-    assert "Lost: 1 KV groups" in flat and "at most 0.5 of the attention output of layer 0" in flat
+    assert (
+        "Lost: Cut, since some of their layer's stream: 1 KV group that" in flat
+        and "at most 0.5 of the attention output of layer 0" in flat
+    )
     assert f"--extra_llm_api_options {target}" in result.stdout
     found = json.loads(
         run_cli("export", source, "--to", "kvpress", "--out", tmp_path / "k.json", "--json").stdout
