@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from headscope.app.looks import number, title
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
+
+    from headscope.app.palette import Theme
 
 _LABELS = {
     "sink_mass": ("Sink mass", "Mean attention on the first token, over heads."),
@@ -29,13 +33,31 @@ _LABELS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measure:
-    """One measure over depth."""
+    """One measure over depth.
+
+    Attributes:
+        title, about: what it is called and what it means.
+        column: its column in `layers`.
+        alt: its figure in words.
+        layers: the table.
+    """
 
     title: str
     about: str
-    chart: Chart
+    column: str
+    alt: str
+    layers: pd.DataFrame
+
+    @cached_property
+    def chart(self) -> Chart:
+        """Its figure, for a page in which the reader chooses the theme."""
+        return chart(f"layer-{self.column}", self.alt, self.figure)
+
+    def figure(self, theme: Theme) -> go.Figure:
+        """Its figure in one theme."""
+        return figures.layer_line(self.layers, self.column, theme=theme, label=self.title)
 
 
 @dataclass(frozen=True)
@@ -62,7 +84,11 @@ def layer_section(folder: Path | None) -> LayerSection | None:
         return None
     from headscope.heads import MapMeta, read_table
 
-    layers, _ = read_table(file, MapMeta)
+    return section_of(read_table(file, MapMeta)[0])
+
+
+def section_of(layers: pd.DataFrame) -> LayerSection | None:
+    """What the table of layers says; None if it has none."""
     if layers.empty:
         return None
     numeric = [str(c) for c in layers.select_dtypes("number") if c != "layer" and not str(c).endswith("_se")]
@@ -85,13 +111,7 @@ def _measure(layers: pd.DataFrame, column: str) -> Measure:
     best = layers.iloc[int(layers[column].argmax())]
     where = f"highest in layer {int(best['layer'])} with {number(float(best[column]))}"
     alt = f"{name} over {len(layers)} layers, {where}."
-    return Measure(
-        name,
-        about,
-        chart(
-            f"layer-{column}", alt, lambda theme: figures.layer_line(layers, column, theme=theme, label=name)
-        ),
-    )
+    return Measure(name, about, column, alt, layers)
 
 
 def _summary(layers: pd.DataFrame) -> str:

@@ -138,7 +138,7 @@ def _role_section(
     )
 
 
-_KINDS = {
+KINDS = {
     "sink_mass_": "Attention on the first token",
     "activity_": "What the head adds, over what one ordinary value would add",
 }
@@ -146,18 +146,23 @@ _KINDS = {
 
 def _kind_section(headmap: HeadMap, role: str = "active_dormant") -> KindSection | None:
     """What exists once per kind of text, for the heads in which sink mass differs most."""
-    prefixes = [p for p in _KINDS if any(c.startswith(p) for c in headmap.meta.columns)]
+    prefixes = [p for p in KINDS if any(c.startswith(p) for c in headmap.meta.columns)]
     if role not in headmap.roles or not prefixes:
         return None
+    heads = sleepers(headmap, role)
+    return KindSection([(KINDS[p], _kind_chart(headmap, p, heads, role)) for p in prefixes])
+
+
+def sleepers(headmap: HeadMap, role: str) -> list[tuple[int, int]]:
+    """The heads worth showing on every kind of text: the best with the label, or the nearest to it."""
     best = headmap.top(role, len(headmap.frame))
     labelled = best[best[headmap.rule(role).column].astype(bool)]
     chosen = labelled.head(20) if len(labelled) else best.head(8)
-    heads = [(int(a), int(b)) for a, b in zip(chosen["layer"], chosen["head"], strict=True)]
-    return KindSection([(_KINDS[p], _kind_chart(headmap, p, heads, role)) for p in prefixes])
+    return [(int(a), int(b)) for a, b in zip(chosen["layer"], chosen["head"], strict=True)]
 
 
 def _kind_chart(headmap: HeadMap, prefix: str, heads: list[tuple[int, int]], role: str) -> Chart:
-    alt = f"{_KINDS[prefix]} for {len(heads)} heads on every kind of text."
+    alt = f"{KINDS[prefix]} for {len(heads)} heads on every kind of text."
     return chart(
         f"kinds-{prefix.strip('_')}", alt,
         lambda theme: figures.kind_map(headmap, prefix, heads, role=role, theme=theme),

@@ -7,6 +7,7 @@ from .certificate import TextQuality as TextQuality
 from .choose import choose as choose
 from .comparison import Comparison as Comparison
 from .controls import random_heads as random_heads
+from .depth import by_depth as by_depth
 from .detect import DETECTORS as DETECTORS
 from .detect import Detector as Detector
 from .detect import Reading as Reading

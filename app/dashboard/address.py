@@ -92,6 +92,24 @@ def slide(
     return wanted
 
 
+def count(label: str, name: str, default: int, low: int, high: int) -> int:
+    """A whole number, typed."""
+    key = f"address-{name}"
+    wanted = min(max(int(number(name, default)), low), high)
+    st.session_state[key] = wanted
+    st.number_input(label, low, high, step=1, key=key, on_change=_written, args=(name, key, default))
+    return wanted
+
+
+def words(label: str, name: str, default: str, *, help: str = "") -> str:
+    """A line of text, typed."""
+    key = f"address-{name}"
+    wanted = asked(name) or default
+    st.session_state[key] = wanted
+    st.text_input(label, key=key, on_change=_written, args=(name, key, default), help=help or None)
+    return wanted
+
+
 def number(name: str, default: float) -> float:
     """A finite number from the address, or the default."""
     try:

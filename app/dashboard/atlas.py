@@ -35,7 +35,8 @@ def show() -> None:
     chart, side = st.columns((3.4, 1), gap="medium")
     with chart:
         _roles(run, headmap) if of == _ROLES else _score(headmap, of, marks)
-        _thresholds(own, headmap, [of, *marks])
+        if own.roles:
+            _thresholds(own, headmap, [of, *marks])
     with side:
         _legend(headmap) if of == _ROLES else _best(headmap, of)
 
@@ -53,8 +54,11 @@ def _controls(headmap: HeadMap) -> tuple[str, list[str]]:
     scores = list(headmap.meta.columns)
     ranking = [rule.score for rule in headmap.meta.rules]
     ordered = [*dict.fromkeys(s for s in ranking if s in scores), *(s for s in scores if s not in ranking)]
+    options = [_ROLES, *ordered] if headmap.roles or not ordered else ordered
     with a:
-        of = address.choose("Show", "show", [_ROLES, *ordered], _ROLES, say=_say)
+        of = address.choose("Show", "show", options, options[0], say=_say)
+    if not headmap.roles:
+        return of, []
     if of == _ROLES:
         return of, []
     with b:
@@ -117,4 +121,4 @@ def _legend(headmap: HeadMap) -> None:
 def _best(headmap: HeadMap, column: str) -> None:
     role = next((r for r in headmap.roles if headmap.rule(r).score == column), "")
     best = entries(headmap, role or column, _TOP)
-    pick.markup(look.part("best", entries=best, column=column, role=role), "top-heads")
+    pick.markup(look.part("best", entries=best, column=column, role=role, notes=[]), "top-heads")

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from headscope.app.cli_scan import slug as slug
 from headscope.probes import BadFile, HeadscopeError
 
 FILE, LOG = "scan.json", "scan.log"
@@ -48,18 +49,27 @@ class Job(BaseModel):
         return [sys.executable, "-m", "headscope.app", "scan", *options, "--", self.model]
 
 
-def start(root: Path, name: str, job: Job) -> Path:
-    """Start, or go on with, the scan in `root`/`name`.
+def checked_name(name: str) -> str:
+    """`name`, if it can name a run.
 
     Raises:
-        HeadscopeError: a name that is no plain folder name, or a scan that runs already.
+        HeadscopeError: it is no plain name of a file.
     """
     if not _NAME.fullmatch(name):
         raise HeadscopeError(
             f"name is {name!r}; a run's name has letters, digits, '.', '_' and '-', and begins with one of "
             "the first two."
         )
-    folder = root / name
+    return name
+
+
+def start(root: Path, name: str, job: Job) -> Path:
+    """Start, or go on with, the scan in `root`/`name`.
+
+    Raises:
+        HeadscopeError: a name that is no plain folder name, or a scan that runs already.
+    """
+    folder = root / checked_name(name)
     if folder.is_symlink() or folder.is_file():
         raise HeadscopeError(f"{name!r} is taken by something that is no run folder; choose another name.")
     if (folder / FILE).exists() and alive(folder):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,13 @@ class _Chosen:
             self._observer.see(call)
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Nobody else's forward passes run while the block lasts."""
+    with _one_at_a_time:
+        yield
+
+
 def read(model: Model, text: str, layer: int) -> Reading:
     """Run `text` through the model once; all layers of a short text, `layer` alone of a long one.
 
@@ -73,7 +82,7 @@ def read(model: Model, text: str, layer: int) -> Reading:
     layers = set(range(g.layers)) if _affordable(model, n) else {layer}
     watch = Watch(first=(1,), recent=(1,), keep=(), top=min(_TOP, n), received=False)
     seen = RowObserver(rows=torch.arange(n)[None], watch=watch)
-    with _one_at_a_time, torch.no_grad(), attach(model, _Chosen(seen, layers)):
+    with alone(), torch.no_grad(), attach(model, _Chosen(seen, layers)):
         model.hf(input_ids=ids, use_cache=False, logits_to_keep=1)
     seen.check()
     tokens = tuple(str(model.tokenizer.decode([i])) for i in ids[0].tolist()) if model.tokenizer else ()

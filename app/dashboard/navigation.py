@@ -13,6 +13,11 @@ PAGES = {
     "runs": ("Runs", ":material/folder_open:"),
     "atlas": ("Atlas", ":material/grid_on:"),
     "head": ("Head", ":material/center_focus_strong:"),
+    "sinks": ("Sinks", ":material/water_drop:"),
+    "compare": ("Compare", ":material/compare_arrows:"),
+    "policy": ("Policy", ":material/tune:"),
+    "interventions": ("Interventions", ":material/build:"),
+    "circuits": ("Circuits", ":material/account_tree:"),
 }
 _KEPT = ("run", "at.")  # what the pages of a run share
 _GO = """

@@ -97,7 +97,7 @@ def _words(headmap: HeadMap, column: str) -> list[str]:
     heads = zip(frame["layer"], frame["head"], frame["kv_head"], frame[column], errors, roles, strict=True)
     return [
         f"<b>L{layer}H{head}</b> · KV head {kv}<br>{escape(column)} {with_error(float(score), float(se))}"
-        f"<br>{escape(', '.join(names) or 'no label')}"
+        + (f"<br>{escape(', '.join(names) or 'no label')}" if headmap.roles else "")
         for layer, head, kv, score, se, names in heads
     ]
 

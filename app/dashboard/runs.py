@@ -6,7 +6,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from headscope.app.cli_scan import slug
-from headscope.app.dashboard import jobs, look, shelf, store
+from headscope.app.dashboard import imports, jobs, look, shelf, store
 from headscope.app.dashboard.address import asked, put
 from headscope.app.dashboard.jobs import Job
 from headscope.app.dashboard.look import plain
@@ -25,6 +25,7 @@ def show() -> None:
     _list(words)
     look.section("Scan a model", "It runs as a process of its own: close or reload this page as you like.")
     _form()
+    imports.form()
 
 
 def _filter() -> str:

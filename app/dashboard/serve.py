@@ -77,7 +77,7 @@ def options(port: int, theme: str, browser: bool) -> list[str]:
         "browser.gatherUsageStats": False,
         "browser.serverAddress": "localhost",
         "client.toolbarMode": "minimal",
-        "client.showErrorDetails": "none",
+        "client.showErrorDetails": "full",
         "client.showErrorLinks": False,
         "logger.hideWelcomeMessage": True,
         "logger.level": "error",

@@ -26,27 +26,37 @@ def root() -> Path:
     return Path(os.environ.get(RUNS, "runs")).resolve()
 
 
-def chosen_run(name: str = "run", label: str = "Run") -> Run:
+def chosen_run(name: str = "run", *, label: str = "Run", hidden: bool = True, other_than: str = "") -> Run:
     """The run that the address names, or the one seen last, or the newest; with a list to change it.
+
+    Args:
+        name: what the address calls it.
+        label, hidden: of the list.
+        other_than: a run that is no good default, because it is shown beside this one.
 
     Raises:
         HeadscopeError: no such run, none that can be shown, or a damaged one.
     """
     names = shelf.maps(root())
-    wanted = address.asked(name) or st.session_state.get(f"last-{name}", "")
-    if wanted not in names and not address.asked(name):
-        wanted = names[0] if names else ""
-    if not names and not wanted:
+    wanted = address.asked(name) or _default(names, st.session_state.get(f"last-{name}", ""), other_than)
+    if not wanted:
         raise HeadscopeError("No run here has a head map yet; the Runs page can start a scan.")
     found = shelf.find(root(), wanted)
     if found.status == "damaged":
         raise HeadscopeError(f"The run {wanted!r} cannot be shown. {found.note}")
     if wanted not in names:
-        raise HeadscopeError(f"The run {wanted!r} has no head map yet: its scan is {found.status}.")
+        raise HeadscopeError(f"The run {wanted!r} cannot be shown: its scan is {found.status}.")
     address.put(**{name: wanted})
     st.session_state[f"last-{name}"] = wanted
-    address.choose(label, name, names, wanted, hidden=name == "run")
+    address.choose(label, name, names, wanted, hidden=hidden)
     return found
+
+
+def _default(names: list[str], last: str, other_than: str) -> str:
+    """The run seen last, else the newest that is not `other_than`, else whatever there is."""
+    if last in names:
+        return last
+    return next((n for n in names if n != other_than), names[0] if names else "")
 
 
 def headmap(run: Run) -> HeadMap:

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from streamlit.testing.v1 import AppTest
 
+from headscope.app.dashboard.serve import RUNS
 from headscope.heads import ColumnInfo, Condition, HeadMap, MapMeta, Rule, ShownPrompt
 from headscope.heads.evidence import Shown
 from headscope.heads.storage import write_json, write_table
 from headscope.probes import Geometry
 
 LAYERS, HEADS, KV = 6, 4, 2
+MAIN = Path(__file__).parents[2] / "app" / "dashboard" / "main.py"
 HOSTILE = "<script>window.hacked=1</script>"
 TOKENS = (
     *("<s>", " The", " pass", "word", " is", " 7", "31", "9", "\n", HOSTILE, "\u202eabc", "\t"),
@@ -152,3 +155,38 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "other", seed=1)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A folder with two good runs, a damaged one, and links that lead out of it."""
+    root = tmp_path / "runs"
+    make_run(root / "tiny")
+    make_run(root / "other", seed=1)
+    (root / "broken").mkdir()
+    (root / "broken" / "headmap.parquet").write_bytes(b"PAR1 not really")
+    (root / "notes.txt").write_text("no run")
+    make_run(tmp_path / "outside")
+    (root / "way-out").symlink_to(tmp_path / "outside")
+    make_run(root / "leaky")
+    (root / "leaky" / "layers.parquet").unlink()
+    (root / "leaky" / "layers.parquet").symlink_to(tmp_path / "outside" / "layers.parquet")
+    return root
+
+
+@pytest.fixture
+def page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """Opens a page at an address."""
+    monkeypatch.setenv(RUNS, str(runs))
+
+    def open_page(name: str, **query: object) -> AppTest:
+        at = AppTest.from_file(str(MAIN), default_timeout=30)
+        for key, value in query.items():
+            at.query_params[key.replace("at_", "at.").replace("__", ".")] = str(value)
+        if name != "runs":
+            at.switch_page(f"screens/{name}.py")
+        at.run()
+        assert not at.exception, at.exception
+        return at
+
+    return open_page

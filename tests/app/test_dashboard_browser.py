@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from headscope.heads import HeadMap, Policy
+
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
 QUIET = [
@@ -166,6 +168,32 @@ def test_the_map_can_be_walked_with_the_keys(browser: Browser, server: str) -> N
     visit.page.keyboard.press("Enter")
     visit.at("/head?run=other&layer=1&head=1")
     visit.well()
+
+
+def test_a_policy_is_downloaded_as_it_is_shown(
+    browser: Browser, server: str, runs: Path, tmp_path: Path
+) -> None:
+    visit = Visit(browser, server, "/policy?run=tiny&by=retrieval&ratio=0.25")
+    with visit.page.expect_download() as download:
+        visit.page.get_by_test_id("stDownloadButton").get_by_role("button").click()
+    download.value.save_as(tmp_path / "policy.json")
+    assert Policy.open(tmp_path / "policy.json") == HeadMap.open(runs / "tiny").policy(
+        ratio=0.25, by="retrieval"
+    )
+    visit.well()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_opens_without_an_error(browser: Browser, server: str, theme: str) -> None:
+    for name in ("sinks", "compare", "circuits") if theme == "light" else ("policy", "head"):
+        visit = Visit(browser, server, f"/{name}?run=tiny", theme=theme)
+        visit.page.wait_for_timeout(300)
+        charts = visit.page.locator("[data-testid=stPlotlyChart]")
+        for chart in charts.all():
+            assert chart.get_attribute("aria-label") or chart.locator("[aria-label]").count()
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 1280
+        visit.well()
+        visit.page.close()
 
 
 @pytest.mark.model

@@ -1,0 +1,5 @@
+"""The page `/circuits`."""
+
+from headscope.app.dashboard import circuits
+
+circuits.show()

@@ -1,0 +1,5 @@
+"""The page `/compare`."""
+
+from headscope.app.dashboard import compare
+
+compare.show()

@@ -1,0 +1,5 @@
+"""The page `/interventions`."""
+
+from headscope.app.dashboard import interventions
+
+interventions.show()

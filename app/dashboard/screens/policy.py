@@ -1,0 +1,5 @@
+"""The page `/policy`."""
+
+from headscope.app.dashboard import policy
+
+policy.show()

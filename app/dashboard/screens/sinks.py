@@ -1,0 +1,5 @@
+"""The page `/sinks`."""
+
+from headscope.app.dashboard import sinks
+
+sinks.show()

@@ -1,0 +1,158 @@
+"""What the pages beyond map and head say: sinks, comparisons, policies, interventions, circuits, imports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pages import text
+from streamlit.testing.v1 import AppTest
+
+from headscope.app import comparefigures, headfigures, policyfigures
+from headscope.app.dashboard import imports
+from headscope.app.dashboard.policy import _export
+from headscope.app.headview import neighbour, scores_of, verdicts
+from headscope.app.policyview import facts, kept, overlap, votes
+from headscope.heads import HeadMap, Policy, by_depth
+from headscope.probes import BadFile, HeadscopeError
+
+Open = Callable[..., AppTest]
+
+
+def test_sinks_shows_layers_tokens_and_sleepers(page: Open) -> None:
+    shown = text(page("sinks", run="tiny"))
+    for words in ("Sink mass", "New measure", "carried by", "&#39;&lt;b&gt;&#39;", "Asleep or awake"):
+        assert words in shown, words
+
+
+def test_compare_counts_what_the_comparison_found(page: Open, runs: Path) -> None:
+    shown = text(page("compare", run="tiny", **{"with": "other"}))
+    a, b = HeadMap.open(runs / "tiny"), HeadMap.open(runs / "other")
+    found = a.compare(b)
+    assert f"{len(found.labels)} labels differ" in shown
+    first = found.scores.iloc[0]
+    assert f'title="{float(first["spearman"])!r}"' in shown
+
+
+def test_maps_of_other_shapes_are_aligned_by_depth(page: Open, runs: Path) -> None:
+    _gates(6, 2).save(runs / "gates.parquet")
+    _gates(3, 2).save(runs / "short.parquet")
+    shown = text(page("compare", run="gates.parquet", **{"with": "short.parquet"}))
+    assert "aligned by depth" in shown and "Heads that changed role" not in shown
+    assert "share no score" in text(page("compare", run="tiny", **{"with": "short.parquet"}))
+
+
+def _gates(layers: int, heads: int) -> HeadMap:
+    from headscope.heads.formats.duo_attention import GATE
+    from headscope.heads.imported import Content, Known, Score, to_headmap
+
+    geometry = Known(layers=layers, heads=heads).geometry(Path("gates"))
+    gates = np.linspace(0, 1, layers * heads).reshape(layers, heads)
+    return to_headmap(Content("gated", geometry, {"gate": Score(gates, GATE)}), "duo-attention")
+
+
+def test_a_map_without_roles_has_every_page(page: Open, runs: Path) -> None:
+    _gates(6, 2).save(runs / "gates.parquet")
+    for name in ("atlas", "head", "sinks", "policy", "interventions", "circuits"):
+        assert "hs-error" not in text(page(name, run="gates.parquet")), name
+    assert "trained gate between streaming" in text(page("atlas", run="gates.parquet"))
+
+
+def test_the_slider_decides_the_policy(page: Open, runs: Path) -> None:
+    shown = text(page("policy", run="tiny", by="retrieval", ratio="0.5"))
+    assert "6 of 12" in shown and "Not measured yet" in shown and "headscope.heads.Policy.open" in shown
+    assert "/tmp" not in shown
+    assert "12 of 12" in text(page("policy", run="tiny", by="retrieval", ratio="7"))
+    assert "Did you mean &#39;retrieval&#39;" in text(page("policy", run="tiny", by="retreival"))
+
+
+def test_a_downloaded_policy_is_the_same_policy(runs: Path, tmp_path: Path) -> None:
+    policy = HeadMap.open(runs / "tiny").policy(ratio=0.25, by="retrieval")
+    made, data, suffix, _ = _export(policy, "headscope")
+    (tmp_path / "again.json").write_bytes(data)
+    assert suffix == ".json" and Policy.open(tmp_path / "again.json") == policy
+    assert not made.losses
+
+
+def test_a_policy_in_the_run_is_shown_with_its_certificate(page: Open, runs: Path) -> None:
+    policy = HeadMap.open(runs / "tiny").policy(ratio=0.25, by="retrieval")
+    measured = {"value": 0.9, "low": 0.8, "high": 0.95, "count": 40}
+    certificate = {
+        "made": "2026-01-01T00:00:00+00:00", "device": "cpu", "dtype": "float32", "versions": {}, "seed": 0,
+        "tasks": [{"task": "needle"} | dict.fromkeys(("full", "policy", "kept", "difference"), measured)],
+    }  # fmt: skip
+    Policy.model_validate(policy.model_dump() | {"certificate": certificate}).save(
+        runs / "tiny" / "policy.json"
+    )
+    (runs / "tiny" / "other.json").write_text(json.dumps({"format": "headscope-policy"}))
+    shown = text(page("policy", run="tiny", policy="policy.json"))
+    assert "needle, answered right" in shown and "0.900 (0.800 to 0.950)" in shown
+
+
+def test_policy_figures_agree_with_the_policy(runs: Path) -> None:
+    headmap = HeadMap.open(runs / "tiny")
+    two = {by: headmap.policy(ratio=0.25, by=by) for by in ("retrieval", "sink")}
+    z = np.asarray(policyfigures.policy_map(two["sink"]).data[0].z)  # heads x layers
+    assert (2 * kept(two["sink"]) == z[::2].T).all()
+    assert votes(two).sum() == sum(kept(p).sum() for p in two.values())
+    ((_, _, shared, chance),) = overlap(two)
+    assert 0 <= shared <= 1 and chance == kept(two["sink"]).mean()
+    assert facts(two["sink"], headmap, 4096)[0].value == "3 of 12"
+
+
+def test_interventions_and_circuits_say_what_they_have(page: Open) -> None:
+    shown = text(page("interventions", run="tiny"))
+    assert "remove what heads add" in shown and "not known which model" in shown
+    assert "holds no circuit graph" in text(page("circuits", run="tiny"))
+
+
+@pytest.mark.parametrize("layer_head_step", [(0, 0, -1), (5, 3, 1), (0, 0, -4)])
+def test_neighbours_stay_in_the_model(headmap: HeadMap, layer_head_step: tuple[int, int, int]) -> None:
+    layer, head = neighbour(headmap, *layer_head_step)
+    assert 0 <= layer < 6 and 0 <= head < 4
+
+
+def test_verdicts_and_ranks_follow_the_columns(headmap: HeadMap) -> None:
+    found = {v.role: v for v in verdicts(headmap, 2, 1)}
+    assert found["retrieval"].has and found["retrieval"].conditions[0].holds
+    assert not found["nobody"].has
+    scores = {s.name: s for s in scores_of(headmap, 2, 1)}
+    assert (scores["retrieval"].rank, scores["retrieval"].of) == (1, 24)
+    assert scores_of(headmap, 0, 0)[3].rank == 0  # made_up is undefined there
+    figure = headfigures.standing(headmap, list(scores.values()))
+    assert list(figure.data[-1].x) == [s.value for s in scores.values()]
+    bars = headfigures.kind_bars(headmap, 2, 1, "sink_mass_")
+    assert list(bars.data[0].x) == [scores["sink_mass_prose"].value, scores["sink_mass_code"].value]
+
+
+def test_depth_profiles_are_the_layers_means(headmap: HeadMap) -> None:
+    table = by_depth(headmap, "sink")
+    assert table["depth"].tolist() == [i / 5 for i in range(6)]
+    assert np.allclose(table["mean"], headmap.frame.groupby("layer")["sink"].mean())
+    figure = comparefigures.profiles({"a": table, "<b>": table}, "sink")
+    assert "&lt;b&gt;" in figure.data[2].name
+    assert len(comparefigures.against(headmap, headmap, "sink").data[1].x) == 24
+
+
+def _upload(name: str, content: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, getvalue=lambda: content.encode())
+
+
+def test_a_published_map_is_taken_in(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports.store, "root", lambda: runs)
+    scores = _upload(
+        "../llama.json", json.dumps({"0-0": [0.1, 0.3], "0-1": [0.5], "1-0": [0.0], "1-1": [1.0]})
+    )
+    made = imports.take_in([scores], "retrieval-heads", "", imports._UNKNOWN, "")
+    assert made == "llama-retrieval-heads.parquet"
+    assert HeadMap.open(runs / made).grid(next(iter(HeadMap.open(runs / made).meta.columns))).shape == (2, 2)
+    with pytest.raises(HeadscopeError, match="is taken"):
+        imports.take_in([scores], "retrieval-heads", "", imports._UNKNOWN, "")
+    with pytest.raises(HeadscopeError, match="Choose the files"):
+        imports.take_in([], "retrieval-heads", "", imports._UNKNOWN, "")
+    with pytest.raises(BadFile):
+        imports.take_in([_upload("x.json", "{")], "retrieval-heads", "", imports._UNKNOWN, "x")
