@@ -11,6 +11,7 @@ from .estimate import Estimate as Estimate
 from .estimate import over_prompts as over_prompts
 from .evaluate import Answers as Answers
 from .evaluate import Variant as Variant
+from .evaluate import answer_tokens as answer_tokens
 from .evaluate import answers as answers
 from .evaluate import losses as losses
 from .files import first_fault as first_fault
@@ -32,6 +33,7 @@ from .intervene import Learned as Learned
 from .intervene import OutputEdit as OutputEdit
 from .intervene import Settings as Settings
 from .intervene import applied as applied
+from .intervene import edit_of as edit_of
 from .intervene import elsewhere as elsewhere
 from .intervene import fit as fit
 from .intervene import only as only

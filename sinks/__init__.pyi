@@ -1,3 +1,4 @@
+from .calibration import SinkRule as SinkRule
 from .dormancy import kind_of as kind_of
 from .dormancy import kinds as kinds
 from .dormancy import on_kind as on_kind
@@ -5,3 +6,6 @@ from .measures import first_token_mass as first_token_mass
 from .measures import hidden_sinks as hidden_sinks
 from .measures import sink_rate as sink_rate
 from .profile import layer_profile as layer_profile
+from .selection import Selection as Selection
+from .selection import choose_heads as choose_heads
+from .selection import sign_flip as sign_flip
