@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import tempfile
 import time
 from pathlib import Path
 
@@ -176,6 +178,39 @@ def test_malformed_files_are_refused_in_one_sentence(format: str, content: bytes
     else:  # what one format refuses another may mean
         meant = {"twice", "number", "true"} if format in ("duo-attention", "omniserve") else set()
         assert {name for name, c in HOSTILE.items() if c == content} <= meant
+
+
+JUNK = [None, True, -1, 0, 1e308, 10**400, "x", "", [], {}, [[]], float("nan"), 1.5, "0-0", {"a": 1}]
+SEEDS: dict[str, object] = {
+    "minference": [{"0": ["stream_llm", 1, 2, 0.5], "1": ["block_sparse", 8, 1, 3]}] * 2,
+    "moa": {"alphas": [[1, 2], [3, 4]], "betas": [[0, 1], [1, 0.5]]},
+    "retrieval-heads": {"0-0": [1, 0.5], "0-1": [0], "1-0": [2], "1-1": [0.25]},
+    "headscope": json.loads(policy([[None, Window(sink=1, recent=2)]], [[1, 2]]).model_dump_json()),
+}
+
+
+def mutated(value: object, chance: random.Random) -> object:
+    """A JSON value with some of its parts replaced, removed or added."""
+    if chance.random() < 0.1:
+        return chance.choice(JUNK)
+    if isinstance(value, list):
+        parts = [mutated(part, chance) for part in value if chance.random() > 0.05]
+        return [*parts, chance.choice(JUNK)] if chance.random() < 0.05 else parts
+    if isinstance(value, dict):
+        names = {n: n if chance.random() > 0.05 else chance.choice(["0-7", "9", "betas"]) for n in value}
+        return {names[name]: mutated(part, chance) for name, part in value.items()}
+    return value
+
+
+@pytest.mark.parametrize("format", SEEDS)
+@given(chance=st.randoms(use_true_random=False))
+def test_nothing_but_a_map_or_one_sentence_comes_of_any_json(format: str, chance: random.Random) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "file", mutated(SEEDS[format], chance))
+        try:
+            import_map(path, format)
+        except BadFile as error:
+            assert "\n" not in str(error) and str(error).endswith(".") and len(str(error)) < 500
 
 
 @pytest.mark.parametrize("format", IMPORTS)
