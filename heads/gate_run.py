@@ -219,5 +219,6 @@ def gate_map(plan: GatePlan, gates: Tensor, found_with: dict[str, str]) -> HeadM
     meta = MapMeta(
         model=plan.model, fingerprint=plan.fingerprint, geometry=g, preset="gates", seed=plan.seed,
         context=max(plan.lengths), tasks={plan.task: plan.steps}, columns={"gate": info}, versions=found_with,
+        settings={"sink_size": plan.sink, "recent_size": plan.recent},
     )  # fmt: skip
     return HeadMap(frame, meta)

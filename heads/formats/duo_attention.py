@@ -65,7 +65,9 @@ def from_map(headmap: HeadMap, path: Path, options: Options) -> Exported:
     table, losses = table_of_map(headmap, options)
     window = window_of(headmap)
     sizes = {"sink_size": window.sink, "recent_size": window.recent}
-    config = json.dumps((dict(headmap.meta.settings) or {"model_name": headmap.meta.model}) | sizes)
+    # An imported map's settings are its file's own; any other map says here what it is of.
+    own = {"model_name": headmap.meta.model} if headmap.meta.fingerprint or not headmap.meta.settings else {}
+    config = json.dumps(own | headmap.meta.settings | sizes)
     files = {TABLE: table_text(table), CONFIG: config}
     return Exported(files, (*losses, *map_losses()), _usage(path, stream_share(headmap)))
 

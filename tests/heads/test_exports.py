@@ -257,3 +257,13 @@ def test_a_failed_swap_keeps_the_older_folder(tmp_path: Path, monkeypatch: pytes
         export(policy([[W, W]]), "duo-attention", target)
     assert (target / "config.json").read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_gates_trained_here_carry_their_windows(tmp_path: Path) -> None:
+    own = scanned(gate=[[1, 1, 0, 0], [0.25, 0.25, 0.5, 0.5]])
+    update = {"fingerprint": "ab", "settings": {"sink_size": 4, "recent_size": 60}, "preset": "gates"}
+    export(HeadMap(own.frame, own.meta.model_copy(update=update)), "duo-attention", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config == {"model_name": own.meta.model, "sink_size": 4, "recent_size": 60}
+    again = import_map(tmp_path / "out", "duo-attention", Known(heads=4))
+    assert again.grid("gate").equals(own.grid("gate"))
