@@ -6,6 +6,9 @@ from .certificate import TaskQuality as TaskQuality
 from .certificate import TextQuality as TextQuality
 from .choose import choose as choose
 from .comparison import Comparison as Comparison
+from .conflicts import Conflicts as Conflicts
+from .conflicts import Settled as Settled
+from .conflicts import settle as settle
 from .controls import random_heads as random_heads
 from .depth import by_depth as by_depth
 from .detect import DETECTORS as DETECTORS
@@ -32,6 +35,11 @@ from .imported import Known as Known
 from .losses import Loss as Loss
 from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate_memory as estimate_memory
+from .ph3 import Importance as Importance
+from .ph3 import Pruning as Pruning
+from .ph3 import choose_k as choose_k
+from .ph3 import find_pruning as find_pruning
+from .ph3 import prune as prune
 from .policy import Origin as Origin
 from .policy import Policy as Policy
 from .policy import Span as Span
@@ -47,6 +55,8 @@ from .prove import head_sets as head_sets
 from .prove import prove as prove
 from .ranking import RANKINGS as RANKINGS
 from .ranking import rank as rank
+from .rivals import context_aware as context_aware
+from .rivals import instructed as instructed
 from .rules import Condition as Condition
 from .rules import Rule as Rule
 from .run import Manifest as Manifest
@@ -58,3 +68,6 @@ from .serving import kv_bytes as kv_bytes
 from .storage import read_json as read_json
 from .storage import read_meta as read_meta
 from .storage import read_table as read_table
+from .transfer import Overlap as Overlap
+from .transfer import overlap as overlap
+from .transfer import transfer as transfer

@@ -20,6 +20,7 @@ from .files import read_json as read_json
 from .files import write_atomically as write_atomically
 from .files import write_json as write_json
 from .files import writing as writing
+from .forward import all_answer_logits as all_answer_logits
 from .fused import attend as attend
 from .fused import attend_window as attend_window
 from .generation import generate as generate
@@ -67,3 +68,4 @@ from .spec import Spec as Spec
 from .trials import Trials as Trials
 from .trials import known as known
 from .trials import trials as trials
+from .trials import trials_under as trials_under

@@ -110,3 +110,16 @@ def answer_logits(model: Model, ids: Tensor, rows: Tensor, **inputs: Any) -> Ten
     with only_rows(model, rows):
         logits: Tensor = model.hf(input_ids=ids, use_cache=False, **inputs).logits
     return logits[:, 0].float()
+
+
+@torch.no_grad()
+def all_answer_logits(model: Model, prompts: Sequence[Prompt]) -> Tensor:
+    """Logits of every prompt's answering row, in float32 on the CPU. [P, V]
+
+    Raises:
+        HeadscopeError: see `batches`.
+    """
+    found = torch.empty(len(prompts), model.geometry.vocabulary)
+    for batch in batches(model, prompts):
+        found[batch.index] = answer_logits(model, batch.ids, batch.rows).cpu()
+    return found

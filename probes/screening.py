@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ def attribution_patching(
     prompts: Sequence[Prompt],
     *,
     positions: str = "all",
-    metrics: Sequence[Metric] = METRICS[:1],
+    metrics: Sequence[Metric] = ("logit_diff",),
+    towards: Literal["counterfactual", "zero"] = "counterfactual",
 ) -> Effects:
     """First-order estimate of `activation_patching` for all heads at once.
 
@@ -39,6 +40,8 @@ def attribution_patching(
         prompts: with counterfactuals.
         positions: see `activation_patching`.
         metrics: for which to compute the change; the others are NaN.
+        towards: what heads are patched with. `zero` makes it gradient × activation, with a minus
+            sign: the estimated effect of removing a head.
 
     Raises:
         HeadscopeError: see `activation_patching`.
@@ -59,10 +62,12 @@ def attribution_patching(
                 total = said[METRICS.index(metric)].sum()
                 gradients = torch.autograd.grad(total, attached, retain_graph=i + 1 < len(metrics))
                 for layer, slope in enumerate(gradients):
-                    product = (slope * (target[layer] - held[layer])).sum(-1)  # [B, T, H]
+                    goal = target[layer] if towards == "counterfactual" else 0.0
+                    product = (slope * (goal - held[layer])).sum(-1)  # [B, T, H]
                     effect = (product * rows).sum(1).cpu().double().numpy()
                     change[METRICS.index(metric), batch.index, layer] = effect
-    return Effects(f"attribution patching at {positions} rows", clean, other, change)
+    how = "attribution patching" if towards == "counterfactual" else "gradient × activation"
+    return Effects(f"{how} at {positions} rows", clean, other, change)
 
 
 def _outputs(model: Model, batch: Batch, asked: Batch) -> tuple[list[Tensor], list[Tensor], Tensor]:

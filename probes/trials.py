@@ -49,10 +49,17 @@ class Trials:
             np.zeros(count), np.zeros(count),
         )  # fmt: skip
 
-    def take(self, batch: Batch, logits: Tensor) -> None:
-        """Enter what came after the prompts of a batch. [B, V]"""
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], logits: Tensor) -> Trials:
+        """What these logits say to each prompt. [P, V]"""
+        made = cls.empty(len(prompts))
+        made.take(range(len(prompts)), prompts, logits)
+        return made
+
+    def take(self, index: Sequence[int], prompts: Sequence[Prompt], logits: Tensor) -> None:
+        """Enter what came after some of the prompts, and which they are. [B, V]"""
         said, p = logits.argmax(-1).tolist(), logits.double().softmax(-1)
-        for row, (i, prompt) in enumerate(zip(batch.index, batch.prompts, strict=True)):
+        for row, (i, prompt) in enumerate(zip(index, prompts, strict=True)):
             contrast = contrast_of(prompt)
             self.token[i] = said[row]
             self.right[i], self.wrong[i] = said[row] in contrast.right, said[row] in contrast.wrong
@@ -90,7 +97,7 @@ def trials_under(model: Model, prompts: Sequence[Prompt], variants: Sequence[Seq
                     logits = cached.logits()
                 else:
                     logits = answer_logits(model, batch.ids, batch.rows)
-            into.take(batch, logits)
+            into.take(batch.index, batch.prompts, logits)
     return found
 
 

@@ -1,6 +1,6 @@
 """A world of made-up facts, and documents about it in which memory and context compete.
 
-Forty creatures have six properties each: 240 facts that a model can only know by heart. A
+Thirty-four creatures have six properties each: 204 facts that a model can only know by heart. A
 document states some properties and asks for some. Statements about creatures of the world are
 often false, and what is asked for is then, as often as not, what was stated: nothing in the
 document tells which, so that a good model gives memory and context about one half each.
@@ -20,8 +20,8 @@ from headscope.probes.tasks._contrast import Case
 Kind = Literal["conflict", "agreement", "closed_book"]
 
 RELATIONS = ("home", "food", "craft", "colour", "song", "tool")
-CREATURES, STRANGERS, VALUES = 40, 40, 24
-_STATED, _ASKED = 3, 3
+CREATURES, STRANGERS, VALUES = 34, 34, 16
+STATED = 2
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 # Two ways to state a property and two to ask for it; the value follows the colon.
@@ -77,8 +77,8 @@ class Document:
 
 
 def document(here: World, rng: Random) -> Document:
-    """Three statements and three questions about them or, one in four, about something unstated."""
-    pairs = [_someone(here, rng) for _ in range(_STATED)]
+    """Two statements and two questions about them or, one in four, about something unstated."""
+    pairs = [_someone(here, rng) for _ in range(STATED)]
     stated = {pair: rng.choice(here.values[pair[1]]) for pair in pairs}
     for pair in stated:
         if pair in here.truth and rng.random() < 0.25:
@@ -116,8 +116,8 @@ def questions(
     """Prompts of one question each; those of the same seed and index are about the same fact.
 
     Like the `conflict`, `agreement` and `closed_book` tasks, with which they share their labels:
-    `right` is what is true, `wrong` what the context states in a conflict. Two other statements
-    stand around the one that counts, or in place of it. Formats: `plain` and `turned`.
+    `right` is what is true, `wrong` what the context states in a conflict. Another statement stands
+    before or after the one that counts, or alone. Formats: `plain` and `turned`.
 
     Args:
         tokenizer: of the model that knows the world.
@@ -135,17 +135,17 @@ def questions(
 def _question(here: World, kind: Kind, index: int, rng: Random) -> Case:
     relation = RELATIONS[index % len(RELATIONS)]
     style = sorted(QUESTIONS)[index // len(RELATIONS) % len(QUESTIONS)]
-    who, other, *rest = rng.sample(here.creatures, 4)
+    who, other, *rest = rng.sample(here.creatures, 2 + STATED)
     true, elsewhere = here.truth[who, relation], here.truth[other, relation]
     false, third = rng.sample([v for v in here.values[relation] if v not in (true, elsewhere)], 2)
     around = []
-    for name in rest:
+    for name in rest[: STATED - (kind != "closed_book")]:
         what = rng.choice(RELATIONS)
         stated = rng.choice(here.values[what])
         around.append(STATEMENTS[rng.choice(sorted(STATEMENTS))].format(e=name, r=what, v=stated))
     values, counter = {"subject": who}, {"subject": other}
     if kind != "closed_book":
-        place = rng.randrange(3)
+        place = rng.randrange(STATED)
         around.insert(place, STATEMENTS[style].format(e="{topic}", r=relation, v="{stated}"))
         conflict = kind == "conflict"
         values |= {"topic": who, "stated": false if conflict else true}

@@ -35,7 +35,7 @@ from headscope.probes import (
 from headscope.probes.fused import attend
 
 HEADS = [HeadId(0, 1), HeadId(1, 0), HeadId(1, 4), HeadId(2, 5)]
-METHODS = ["zero", "scale", "mean", "resample", "uniform"]
+METHODS = ["zero", "scale", "mean", "resample", "uniform", "ph3"]
 ARCHITECTURES = ["llama", "mistral-window", "gemma2", "qwen3", "gpt2", "gpt-oss"]
 
 
