@@ -26,6 +26,12 @@ def export_command(
             show_default="gate, or cut errors",
         ),
     ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a map: the policy that keeps this share of KV groups whole.", show_default=False
+        ),
+    ] = None,
     layers: Annotated[
         Literal["all", "most", "any"],
         typer.Option(help="Formats without heads: a layer streams if so many of its KV groups do."),
@@ -40,12 +46,18 @@ def export_command(
 
       headscope export policy.json --to kvpress --out kvpress.json
 
-      headscope export policy.json --to tensorrt-llm --layers most --out trtllm.yaml
+      headscope export runs/smollm2 --to tensorrt-llm --ratio 0.5 --layers most --out trtllm.yaml
     """
     from headscope.app import machine
-    from headscope.heads import Options, export, open_source
+    from headscope.heads import Options, Policy, export, open_source
+    from headscope.probes import HeadscopeError
 
-    made = export(open_source(source), to, target, Options(score=score, layers=layers))
+    what = open_source(source)
+    if ratio is not None:
+        if isinstance(what, Policy):
+            raise HeadscopeError(f"--ratio makes a policy of a head map, and {str(source)!r} is a policy.")
+        what, score = what.policy(ratio=ratio, by=score or "error"), None
+    made = export(what, to, target, Options(score=score, layers=layers))
     if as_json:
         lost = [{"what": loss.what, "error": loss.error, "layer": loss.layer} for loss in made.losses]
         say_json(machine.as_json({"out": str(target), "format": to, "lost": lost, "usage": made.usage}))

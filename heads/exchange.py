@@ -143,7 +143,7 @@ def _make(entry: Format, source: HeadMap | Policy, target: Path, options: Option
     if entry.from_map is None:
         raise HeadscopeError(
             f"{entry.name} files hold a decision about every head, and a head map only scores; "
-            "make a policy of it (headscope policy, HeadMap.policy) and export that."
+            "give --ratio, or export a policy of it (HeadMap.policy)."
         )
     return entry.from_map(source, target, options)
 

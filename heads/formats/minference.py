@@ -81,7 +81,7 @@ def from_map(headmap: HeadMap, path: Path, options: Options) -> Exported:
     if name is None or not set(_NOTES) <= set(headmap.frame):
         raise HeadscopeError(
             "minference files hold a sparse pattern for every query head, and this head map has none; "
-            "make a policy of it (headscope policy, HeadMap.policy) and export that."
+            "give --ratio, or export a policy of it (HeadMap.policy)."
         )
     whole = name == "pattern_error"
     rows: list[dict[str, list[Any]]] = [{} for _ in range(headmap.meta.geometry.layers)]

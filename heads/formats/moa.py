@@ -50,7 +50,7 @@ def from_map(headmap: HeadMap, path: Path, options: Options) -> Exported:
     if not set(columns.values()) <= set(headmap.frame):
         raise HeadscopeError(
             "moa files hold the span of every query head, and this head map has none; "
-            "make a policy of it (headscope policy, HeadMap.policy) and export that."
+            "give --ratio, or export a policy of it (HeadMap.policy)."
         )
     grids = {name: headmap.grid(column).to_numpy(np.float64).tolist() for name, column in columns.items()}
     return Exported({"": json.dumps(grids)}, (), _usage(path))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from headscope.app import headmap_html
 from headscope.app.cli import app
 from headscope.app.dashboard.serve import RUNS
-from headscope.heads import HeadMap, Window, import_map
+from headscope.heads import HeadMap, Policy, Window, import_map
 
 MAIN = Path(__file__).parents[2] / "app" / "dashboard" / "main.py"
 W = Window(sink=64, recent=256)
@@ -94,6 +94,18 @@ def test_export_says_what_is_lost_and_how_to_use_it(tmp_path: Path) -> None:
     assert found["lost"][0]["error"] == 0.0
 
 
+def test_a_map_goes_out_as_the_policy_of_a_ratio(gates: Path, tmp_path: Path) -> None:
+    half = ("--ratio", 0.5, "--score", "gate")
+    result = run_cli("export", gates, "--to", "headscope", *half, "--out", tmp_path / "p.json")
+    assert result.exit_code == 0, result.stderr
+    made = Policy.open(tmp_path / "p.json")
+    assert made == HeadMap.open(gates).policy(ratio=0.5, by="gate") and made.full_share == 0.5
+    again = run_cli(
+        "export", tmp_path / "p.json", "--to", "headscope", "--ratio", 0.5, "--out", tmp_path / "q"
+    )
+    assert again.exit_code == 2 and "is a policy." in again.stderr
+
+
 def test_a_scan_goes_out_and_comes_back(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores.json"
     done = run_cli("export", run, "--to", "retrieval-heads", "--out", out)
@@ -109,7 +121,9 @@ def test_errors_are_one_sentence(gates: Path, run: Path, tmp_path: Path) -> None
     out = ("--out", tmp_path / "out")
     cases = {
         ("export", gates, "--to", "kvpres", *out): "Did you mean 'kvpress'?",
-        ("export", gates, "--to", "layer-types", *out): "make a policy of it",
+        ("export", gates, "--to", "layer-types", *out): "give --ratio",
+        ("export", gates, "--to", "layer-types", "--ratio", 0.5, *out): "no group_cut_error",
+        ("export", gates, "--to", "layer-types", "--ratio", 2, "--score", "gate", *out): "it is a share",
         ("export", text, "--to", "kvpress", *out): "is not a valid Policy",
         ("export", run, "--to", "kvpress", *out): "name a score",
         ("export", gates, "--to", "kvpress", "--out", "/proc/nowhere/x"): "cannot be written",

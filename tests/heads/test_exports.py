@@ -189,7 +189,7 @@ def test_what_a_format_needs_is_said(tmp_path: Path) -> None:
     gates, target = import_map(MISTRAL, "duo-attention"), tmp_path / "x"
     for format in FORMATS.names():
         if format not in FROM_MAP:
-            with pytest.raises(HeadscopeError, match="make a policy of it"):
+            with pytest.raises(HeadscopeError, match="export a policy of it"):
                 export(gates, format, target)
         if format not in FROM_POLICY:
             with pytest.raises(HeadscopeError, match="export the head map"):
