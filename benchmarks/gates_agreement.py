@@ -7,8 +7,8 @@
         --out benchmarks/results/gates_smollm2.json
 
 Spearman's rank correlation over KV groups between the gate and each score of the scan, with a
-percentile interval from resampling the groups, and the share of groups that both keep at the
-same number of full groups, beside what two random rankings would share.
+percentile interval from resampling the groups, and the share of groups that both keep when each
+keeps a quarter or half of them (two random rankings would share a quarter, or half).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def agreement(gates: HeadMap, scan: HeadMap, draws: int, seed: int) -> list[dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("gates", type=Path, help="run folder of headscope gates")
-    parser.add_argument("scan", type=Path, help="run folder or head map of a scan of the same model")
+    parser.add_argument("scan", type=Path, help="run folder of a scan of the same model")
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -75,6 +75,7 @@ def main() -> None:
     if gates.meta.fingerprint != scan.meta.fingerprint:
         sys.exit("The two maps are of different weights.")
     manifest = json.loads((asked.gates / "manifest.json").read_text())
+    observed = json.loads((asked.scan / "manifest.json").read_text())["plan"]
     curve = pd.read_parquet(asked.gates / "curve.parquet")
     found = agreement(gates, scan, asked.draws, asked.seed)
     g, last = gates.meta.geometry, curve.tail(max(1, len(curve) // 10))
@@ -83,7 +84,10 @@ def main() -> None:
         "training": {k: v for k, v in manifest["plan"].items() if k != "geometry"},
         "seconds": manifest["seconds"], "device": manifest["device"], "versions": manifest["versions"],
         "scan": {"preset": scan.meta.preset, "context": scan.meta.context, "seed": scan.meta.seed},
-        "windows": {"gates": [manifest["plan"]["sink"], manifest["plan"]["recent"]], "scan": [64, 256]},
+        "windows": {
+            "gates": [manifest["plan"][n] for n in ("sink", "recent")],
+            "scan": observed["recipe"]["watch"]["keep"],
+        },
         "groups": g.layers * g.kv_heads, "draws": asked.draws, "seed": asked.seed,
         "agreement": found,
         "last_tenth": {"loss": float(last["loss"].mean()), "mean_gate": float(last["mean_gate"].mean())},
