@@ -24,12 +24,12 @@ from headscope.heads import HeadMap, Policy
 from headscope.heads.quality import Answer, answer, mean, paired, share
 from headscope.probes import TASKS, Model, Prompt, load
 
-METHODS = ("gate", "error", "random")
+METHODS = ("gate", "error")
 
 
 def policies(gates: HeadMap, scan: HeadMap, ratios: list[float], seed: int) -> dict[str, Policy]:
     """One policy per method and ratio, named `gate 0.5` and so on."""
-    source = {"gate": gates, "error": scan, "random": scan}
+    source = {"gate": gates, "error": scan}
     return {
         f"{by} {ratio:g}": source[by].policy(ratio=ratio, by=by, seed=seed)
         for ratio in ratios
