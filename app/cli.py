@@ -1,4 +1,4 @@
-"""The command line: `headscope scan`, `prove`, `show`, `report`, `app`, `export`, `import`, and more.
+"""The command line: `headscope scan`, `prove`, `policy`, `verify`, `show`, `report`, `app`, and more.
 
 Nothing heavy is imported until a command needs it, so that `--help` and completion answer at once.
 """
@@ -9,14 +9,18 @@ import sys
 
 import typer
 
+from headscope.app.cli_attribute import attribute
 from headscope.app.cli_dashboard import app_command
 from headscope.app.cli_exchange import export_command, import_command, schema
 from headscope.app.cli_gates import gates
 from headscope.app.cli_intervene import generate, intervene
 from headscope.app.cli_list import list_command, models
+from headscope.app.cli_policy import policy
 from headscope.app.cli_prove import prove
 from headscope.app.cli_scan import scan
 from headscope.app.cli_show import compare, report, show
+from headscope.app.cli_sweep import sweep
+from headscope.app.cli_verify import verify
 
 app = typer.Typer(
     name="headscope",
@@ -31,6 +35,10 @@ app.command()(gates)
 app.command()(prove)
 app.command()(intervene)
 app.command()(generate)
+app.command()(attribute)
+app.add_typer(policy)
+app.command()(verify)
+app.command()(sweep)
 app.command()(show)
 app.command()(compare)
 app.command()(report)

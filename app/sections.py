@@ -19,6 +19,7 @@ from headscope.app.palette import NEUTRAL, ramp
 from headscope.app.proof import ProofSection, proof_section
 from headscope.app.provenance import Provenance, provenance
 from headscope.app.roles import Entry, Role, roles_of
+from headscope.app.sweep import SweepSection, sweep_section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +61,7 @@ class Page:
     light: Markup
     dark: Markup
     proof: ProofSection | None
+    sweep: SweepSection | None
     layers: LayerSection | None
     kinds: KindSection | None
     explore: Chart
@@ -82,6 +84,7 @@ def page(headmap: HeadMap, folder: Path | None) -> Page:
         light=theme_variables(headmap.roles, "light"),
         dark=theme_variables(headmap.roles, "dark"),
         proof=proof_section(headmap, folder),
+        sweep=sweep_section(folder),
         layers=layer_section(folder),
         kinds=_kind_section(headmap),
         explore=_explore(headmap),

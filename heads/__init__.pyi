@@ -1,9 +1,12 @@
+from .attribution import attribute as attribute
 from .attribution import streaming_loss as streaming_loss
 from .certificate import Certificate as Certificate
 from .certificate import Cost as Cost
 from .certificate import Measured as Measured
 from .certificate import TaskQuality as TaskQuality
 from .certificate import TextQuality as TextQuality
+from .certify import Check as Check
+from .certify import verify as verify
 from .choose import choose as choose
 from .comparison import Comparison as Comparison
 from .conflicts import Conflicts as Conflicts
@@ -54,6 +57,7 @@ from .prove import Trial as Trial
 from .prove import head_sets as head_sets
 from .prove import prove as prove
 from .ranking import RANKINGS as RANKINGS
+from .ranking import loss_column as loss_column
 from .ranking import rank as rank
 from .rivals import context_aware as context_aware
 from .rivals import instructed as instructed
@@ -68,6 +72,10 @@ from .serving import kv_bytes as kv_bytes
 from .storage import read_json as read_json
 from .storage import read_meta as read_meta
 from .storage import read_table as read_table
+from .sweeping import Grid as Grid
+from .sweeping import sweep as sweep
+from .sweeping import sweep_policies as sweep_policies
+from .sweeps import Sweep as Sweep
 from .transfer import Overlap as Overlap
 from .transfer import overlap as overlap
 from .transfer import transfer as transfer

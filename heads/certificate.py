@@ -29,7 +29,7 @@ class TaskQuality(BaseModel):
         task: its name.
         length: prompt length in tokens; None over all lengths.
         depth: where the fact stands, 0 ... 1; None over all depths.
-        full, policy: share of prompts answered right, Wilson intervals.
+        full, policy: share of prompts answered right, exact intervals.
         kept: of the prompts that full attention answers right, the share the policy also does.
         difference: policy - full over the same prompts, in accuracy.
     """

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headscope.heads.policy import Origin, Policy, Span, Window
-from headscope.heads.ranking import Scores, descending, rank
+from headscope.heads.ranking import DEFAULT, Scores, best_ranking, descending, loss_column, rank
 from headscope.probes import Geometry, HeadscopeError, unknown
 
 if TYPE_CHECKING:
     from headscope.heads.headmap import HeadMap
-
-SINK, RECENT = 64, 256
 
 
 def choose(
@@ -25,9 +23,9 @@ def choose(
     ratio: float | None = None,
     kv_budget: float | None = None,
     max_error: float | None = None,
-    by: str = "error",
-    sink: int = SINK,
-    recent: int = RECENT,
+    by: str | None = None,
+    sink: int | None = None,
+    recent: int | None = None,
     context: int | None = None,
     seed: int = 0,
     compute: str = "group",
@@ -38,10 +36,15 @@ def choose(
         HeadscopeError: not exactly one of the three limits, or a value out of its range.
         UnknownName: an unknown ranking.
     """
-    _check(ratio, kv_budget, max_error, sink, recent, context, compute, by)
-    g, window = headmap.meta.geometry, Window(sink=sink, recent=recent)
+    _check(ratio, kv_budget, max_error, sink, recent, context, compute)
+    g, window = headmap.meta.geometry, window_of(headmap, sink, recent)
+    by = by or best_ranking(headmap, window)
+    if compute == "head" and by != "error":
+        raise HeadscopeError(
+            f"compute='head' compares errors of single heads, so it needs by='error', not {by!r}."
+        )
     length = context or headmap.meta.context or g.context
-    scores = rank(headmap, by, seed)
+    scores = rank(headmap, by, window, seed)
     free = np.array([w is None for w in g.windows])
     order = descending(scores)
     order = order[free[order // g.kv_heads]]
@@ -69,6 +72,18 @@ def choose(
             fingerprint=hashlib.sha256(scores.tobytes()).hexdigest()[:16],
         ),
     )  # fmt: skip
+
+
+def window_of(headmap: HeadMap, sink: int | None, recent: int | None) -> Window:
+    """The window asked for; else the only one whose loss was measured, else DuoAttention's."""
+    if sink is None and recent is None:
+        prefix = loss_column(DEFAULT).rsplit("_", 2)[0] + "_"
+        found = [c.removeprefix(prefix).split("_") for c in headmap.meta.columns if c.startswith(prefix)]
+        if len(found) == 1:
+            return Window(sink=int(found[0][0]), recent=int(found[0][1]))
+    return Window(
+        sink=DEFAULT.sink if sink is None else sink, recent=DEFAULT.recent if recent is None else recent
+    )
 
 
 def _affordable(g: Geometry, order: NDArray[np.int64], window: Window, budget: float, length: int) -> int:
@@ -122,11 +137,10 @@ def _check(
     ratio: float | None,
     kv_budget: float | None,
     max_error: float | None,
-    sink: int,
-    recent: int,
+    sink: int | None,
+    recent: int | None,
     context: int | None,
     compute: str,
-    by: str,
 ) -> None:
     limits = {"ratio": ratio, "kv_budget": kv_budget, "max_error": max_error}
     given = [name for name, value in limits.items() if value is not None]
@@ -140,15 +154,11 @@ def _check(
             raise HeadscopeError(f"{name} is {value:g}; it is a share, 0 ... 1.")
     if max_error is not None and not math.isfinite(max_error):
         raise HeadscopeError(f"max_error is {max_error}; it must be a finite number.")
-    if sink < 0:
+    if sink is not None and sink < 0:
         raise HeadscopeError(f"sink is {sink}; it counts keys, 0 or more.")
-    if recent < 1:
+    if recent is not None and recent < 1:
         raise HeadscopeError(f"recent is {recent}; it counts keys, the query's own included: 1 or more.")
     if context is not None and context < 1:
         raise HeadscopeError(f"context is {context}; it counts tokens, 1 or more.")
     if compute not in ("group", "head"):
         raise unknown("compute level", compute, ["group", "head"])
-    if compute == "head" and by != "error":
-        raise HeadscopeError(
-            f"compute='head' compares errors of single heads, so it needs by='error', not {by!r}."
-        )

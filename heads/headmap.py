@@ -193,8 +193,10 @@ class HeadMap:
             ratio: share of KV groups that keep everything. 0 ... 1
             kv_budget: share of the KV bytes that may stay at `context` tokens. 0 ... 1
             max_error: highest score of a group that streams.
-            by: a ranking (`headscope.heads.RANKINGS`), `random`, or a score column; `error` without.
-            sink, recent: keys a streaming group keeps; 64 and 256 without.
+            by: a ranking (`headscope.heads.RANKINGS`), `random`, or a score column; without, `loss`
+                where `attribute` measured it, else `error`.
+            sink, recent: keys a streaming group keeps; without, the window that `attribute` measured,
+                else 64 and 256.
             context: length at which bytes are counted; the scan's longest prompt without.
             seed: seed of `random`.
             compute: `group`, heads read what their group keeps; `head`, heads of a full group

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from headscope.heads.choose import RECENT, SINK
 from headscope.heads.policy import Policy, Span, Window
+from headscope.heads.ranking import DEFAULT
 
 GroupId: TypeAlias = tuple[int, int]  # layer, KV head
 Rounding: TypeAlias = Literal["all", "most", "any"]
-_MEASURED = Window(sink=SINK, recent=RECENT)
+_MEASURED = DEFAULT
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from headscope.heads import intervals
 from headscope.heads.certificate import Measured
 from headscope.heads.policy import Policy
 from headscope.probes import Model, Prompt
@@ -81,10 +82,9 @@ def _logits(model: Model, policy: Policy | None, prompt: Prompt, rows: Tensor) -
 
 
 def share(hits: Sequence[bool]) -> Measured:
-    """A proportion with its 95% Wilson interval."""
-    count = len(hits)
-    interval = stats.binomtest(sum(hits), count).proportion_ci(method="wilson")
-    return Measured(value=sum(hits) / count, low=interval.low, high=interval.high, count=count)
+    """A proportion with its exact 95% interval."""
+    low, high = intervals.share(hits)
+    return Measured(value=sum(hits) / len(hits), low=low, high=high, count=len(hits))
 
 
 def paired(full: Sequence[bool], policy: Sequence[bool]) -> Measured:

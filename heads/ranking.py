@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from headscope.heads.policy import Window
 from headscope.probes import HeadscopeError, unknown
 
 if TYPE_CHECKING:
@@ -20,10 +21,28 @@ if TYPE_CHECKING:
 Scores: TypeAlias = NDArray[np.float64]
 """One score per KV group, higher = rather keep everything. [L, Hkv]"""
 
+DEFAULT = Window(sink=64, recent=256)  # what DuoAttention deploys
 INDUCTION_SHARE, ECHO_SHARE = 0.14, 0.01
 
 
-def error(headmap: HeadMap) -> Scores:
+def loss(headmap: HeadMap, window: Window) -> Scores:
+    """Nats of the answer's log-probability lost when the group streams (`attribute` measures them)."""
+    column = loss_column(window)
+    if column not in headmap.frame:
+        raise HeadscopeError(
+            f"This head map has no {column} column, so its KV groups cannot be ranked by what streaming "
+            f"costs: run headscope attribute with --sink {window.sink} --recent {window.recent}, or choose "
+            "another ranking."
+        )
+    return per_group(headmap, column)
+
+
+def loss_column(window: Window) -> str:
+    """Where `attribute` puts what it measured for a window."""
+    return f"streaming_loss_{window.sink}_{window.recent}"
+
+
+def error(headmap: HeadMap, window: Window) -> Scores:
     """What a layer's output loses when the group streams, the worst head as guard.
 
     The larger of two relative errors: that of the summed contribution of the group's heads through
@@ -41,17 +60,17 @@ def error(headmap: HeadMap) -> Scores:
     return np.fmax.reduce(found)
 
 
-def gate(headmap: HeadMap) -> Scores:
+def gate(headmap: HeadMap, window: Window) -> Scores:
     """DuoAttention's trained gate (Xiao et al. 2024, arXiv 2410.10819). Needs a map with `gate`."""
     return per_group(headmap, "gate")
 
 
-def retrieval(headmap: HeadMap) -> Scores:
+def retrieval(headmap: HeadMap, window: Window) -> Scores:
     """The retrieval score of the group's best head (Wu et al. 2024, arXiv 2404.15574)."""
     return per_group(headmap, "retrieval")
 
 
-def razor(headmap: HeadMap) -> Scores:
+def razor(headmap: HeadMap, window: Window) -> Scores:
     """RazorAttention's two lists (Tang et al. 2024, arXiv 2407.15891) as one ranking.
 
     It keeps the best 14% of KV groups by induction and the best 1% by echo. Growing both shares in
@@ -65,18 +84,27 @@ def razor(headmap: HeadMap) -> Scores:
     return -np.minimum(*entered)
 
 
-RANKINGS: dict[str, Callable[[HeadMap], Scores]] = {
-    function.__name__: function for function in (error, gate, retrieval, razor)
+RANKINGS: dict[str, Callable[[HeadMap, Window], Scores]] = {
+    function.__name__: function for function in (loss, error, gate, retrieval, razor)
 }
 
 
-def rank(headmap: HeadMap, by: str, seed: int = 0) -> Scores:
+def best_ranking(headmap: HeadMap, window: Window) -> str:
+    """The ranking to use where none is asked for: `loss` where it was measured, `gate` on a map that
+    has nothing else, else `error`."""
+    if loss_column(window) in headmap.frame:
+        return "loss"
+    return "gate" if "gate" in headmap.frame and "group_cut_error" not in headmap.frame else "error"
+
+
+def rank(headmap: HeadMap, by: str, window: Window = DEFAULT, seed: int = 0) -> Scores:
     """Score every KV group.
 
     Args:
         headmap: where the scores come from.
         by: a name in `RANKINGS`; `random`, the control; or any score column of which high values
             speak for full attention (the group's highest head counts).
+        window: what a streaming group will keep.
         seed: seed of `random`.
 
     Raises:
@@ -86,7 +114,7 @@ def rank(headmap: HeadMap, by: str, seed: int = 0) -> Scores:
         g = headmap.meta.geometry
         return np.random.default_rng(seed).random((g.layers, g.kv_heads))
     if by in RANKINGS:
-        return RANKINGS[by](headmap)
+        return RANKINGS[by](headmap, window)
     if by not in headmap.meta.columns:
         raise unknown("ranking or score", by, {*RANKINGS, "random", *headmap.meta.columns})
     return per_group(headmap, by)

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headscope.heads.choose import RECENT, SINK
 from headscope.heads.exchange import Options
 from headscope.heads.foreign import bad, check_size, read_text
 from headscope.heads.headmap import HeadMap
 from headscope.heads.losses import Loss, compute_loss, one_window
 from headscope.heads.policy import Policy, Window
-from headscope.heads.ranking import per_group, rank
+from headscope.heads.ranking import DEFAULT, per_group, rank
 from headscope.probes import HeadscopeError, unknown
 
 _PREFERRED = ("gate", "error")  # a column of DuoAttention's own kind, or headscope's ranking
@@ -104,7 +103,7 @@ def window_of(headmap: HeadMap) -> Window:
     sink, recent = (headmap.meta.settings.get(name) for name in SETTINGS)
     if isinstance(sink, int) and isinstance(recent, int) and 0 <= sink < 1 << 30 and 1 <= recent < 1 << 30:
         return Window(sink=sink, recent=recent)
-    return Window(sink=SINK, recent=RECENT)
+    return DEFAULT
 
 
 def _has(headmap: HeadMap, name: str) -> bool:

@@ -7,8 +7,8 @@ nothing about weights or their order changes, and detaching leaves the model as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -140,6 +140,16 @@ class Serving:
         if call.visible.arguments.get("mask_function") is not causal_mask_function:
             raise Refused("A policy serves causal attention only, not packed or bidirectional sequences.")
         self._checked = call.visible
+
+
+@contextmanager
+def serving(model: Model, policy: Policy | None) -> Iterator[DynamicCache]:
+    """A fresh cache, with the policy attached while the block lasts; None is the model as it is."""
+    if policy is None:
+        yield DynamicCache(config=model.decoder.config)
+        return
+    with policy.attach(model) as served:
+        yield served.cache()
 
 
 def _headwise(cache: Cache) -> list[HeadwiseLayer]:

@@ -37,12 +37,13 @@ def process(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     "command",
     [
         *("scan", "gates", "prove", "intervene", "generate"),
+        *("attribute", "verify", "sweep", "policy choose", "policy show", "policy compare"),
         *("show", "compare", "report"),
         *("app", "export", "import", "schema", "list", "models"),
     ],
 )
 def test_every_command_explains_itself_with_examples(command: str) -> None:
-    result = run_cli(command, "--help")
+    result = run_cli(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"headscope {command} " in result.output
 

@@ -119,8 +119,8 @@ def test_rankings_read_the_best_head_of_a_group() -> None:
     assert rank(headmap, "retrieval")[2].tolist() == [0.0, 0.7]
     assert rank(headmap, "gate")[1].tolist() == [0.0, 0.7]
     assert rank(headmap, "anything")[2].tolist() == [0.0, 0.7]
-    assert np.array_equal(rank(headmap, "random", 3), rank(headmap, "random", 3))
-    assert not np.array_equal(rank(headmap, "random", 3), rank(headmap, "random", 4))
+    assert np.array_equal(rank(headmap, "random", seed=3), rank(headmap, "random", seed=3))
+    assert not np.array_equal(rank(headmap, "random", seed=3), rank(headmap, "random", seed=4))
 
 
 def test_razor_takes_both_lists_in_the_published_proportion() -> None:
