@@ -10,9 +10,11 @@ share of dense heads and rho the share of the causal triangle that a streaming h
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 from kernels_timing import medians_ms, provenance, randn, relative_error, save
@@ -78,6 +80,19 @@ def flex_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[Callab
     return lambda: compiled(q, k, v, block_mask=mask, enable_gqa=True), built * 1e3
 
 
+def sparse_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Callable[[], Any]:
+    """flash-sparse-attn (BSD) with one window per KV head; tokens before heads in its layout."""
+    for name in ("triton_kernels", "triton_kernels.matmul_ogs", "triton_kernels.numerics"):
+        # Its fused projections import these; attention alone does without.
+        sys.modules.setdefault(name, MagicMock())
+    from flash_sparse_attn import flash_dense_attn_func
+
+    x, y, z = (t.transpose(1, 2).contiguous() for t in (q, k, v))
+    rows = [[0, 0, 0, x.shape[1]] if g in LAYOUTS["half"] else [SINK, 0, 0, WINDOW] for g in range(KV_HEADS)]
+    sizes = torch.tensor(rows, dtype=torch.int32, device="cuda")
+    return lambda: flash_dense_attn_func(x, y, z, is_causal=True, window_sizes=sizes, is_local=True)
+
+
 def errors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dense: list[int]) -> dict[str, float]:
     """Of 64 random rows and the edges, against plain float64 attention; poisoned memory first."""
     torch.full_like(q, torch.nan)  # freed at once: what the call allocates next holds NaN
@@ -99,7 +114,7 @@ def errors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dense: list[int]) 
     return {"out_relative": worst_out, "lse_absolute": worst_lse, "every_element_written": finite}
 
 
-def measure(dim: int, n: int, flex: bool) -> dict[str, Any]:
+def measure(dim: int, n: int, flex: bool, sparse: bool) -> dict[str, Any]:
     q, k, v = randn(1, HEADS, n, dim), randn(1, KV_HEADS, n, dim), randn(1, KV_HEADS, n, dim)
     scale = dim**-0.5
 
@@ -122,6 +137,14 @@ def measure(dim: int, n: int, flex: bool) -> dict[str, Any]:
         except (RuntimeError, torch.OutOfMemoryError) as error:
             calls.pop("flex half", None)
             notes["flex"] = str(error).splitlines()[0]
+    if sparse:
+        try:
+            calls["flash-sparse-attn half"] = sparse_call(q, k, v)
+            got = calls["flash-sparse-attn half"]().transpose(1, 2)
+            notes["sparse_agrees"] = relative_error(mixed(LAYOUTS["half"])()[0], got)
+        except Exception as error:
+            calls.pop("flash-sparse-attn half", None)
+            notes["sparse"] = f"{type(error).__name__}: {error}".splitlines()[0]
     rounds = {8192: 60, 32768: 20}.get(n, 7)
     times = medians_ms(calls, rounds)
     dense_ms = min(times["sdpa cudnn"], times["sdpa flash"])
@@ -141,12 +164,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 64])
     parser.add_argument("--flex", type=int, nargs="*", default=[128], help="head_dims for FlexAttention")
+    parser.add_argument("--sparse", action="store_true", help="beside flash-sparse-attn 2.0.6, if installed")
     options = parser.parse_args()
     torch.manual_seed(0)
     result: dict[str, Any] = {**provenance(), "heads": [HEADS, KV_HEADS], "results": []}
     for dim in options.dims:
         for n in options.sizes:
-            result["results"].append(measure(dim, n, dim in options.flex))
+            result["results"].append(measure(dim, n, dim in options.flex, options.sparse))
             save(options.out, result)
 
 

@@ -6,8 +6,9 @@ A Llama-3-8B shape with random weights (timing does not care), bfloat16, batch 1
 streams with 64 + 256 keys. Three arms: transformers with its own cache and SDPA through cuDNN, the
 head-wise cache with every group full, and with half the groups streaming. Prefill is one forward pass over
 the whole prompt; decode is the median time between tokens, and the GPU's share of it, since
-transformers' own Python is most of a step at short lengths. For the longest contexts the cache is
-filled without a prefill, then one chunk and a few tokens are run for real.
+transformers' own Python is most of a step at short lengths. At --chunked lengths the prompt comes in
+chunks of 32K, once. For the longest contexts the cache is filled without a prefill, then one chunk and
+a few tokens are run for real.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers import DynamicCache
 
 from headscope.heads import Origin, Policy, Window, kv_bytes
 from headscope.kernels import HeadwiseLayer
+from headscope.kernels.stores import SLACK
 from headscope.probes import Model
 
 ARMS = ("transformers", "full", "half")
@@ -101,6 +103,18 @@ def measured(model: Model, arm: str, length: int, rounds: int) -> dict[str, Any]
     return {"arm": arm, "length": length, "prefill_s": statistics.median(seconds[1:]), "rounds": rounds} | row
 
 
+def chunked(model: Model, arm: str, length: int) -> dict[str, Any]:
+    """One arm at one length, prefilled once in chunks of 32K, as DuoAttention measured."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    with serving(model, arm) as cache:
+        seconds = sum(forward(model, cache, 32768) for _ in range(length // 32768))
+        row = {"kv_gib": gib(kv_bytes(cache)), "prefill_peak_gib": gib(torch.cuda.max_memory_allocated())}
+        row |= decode(model, cache)
+    return {"arm": arm, "length": length, "chunk": 32768, "prefill_s": seconds} | row
+
+
 def filled(model: Model, arm: str, length: int) -> dict[str, Any]:
     """One arm at a length that is not prefilled: synthetic keys, then a real chunk and real tokens."""
     gc.collect()
@@ -108,10 +122,10 @@ def filled(model: Model, arm: str, length: int) -> dict[str, Any]:
     torch.cuda.reset_peak_memory_stats()
     g = model.geometry
     with serving(model, arm) as cache:
-        for i, layer in enumerate(cache.layers):
+        for layer in cache.layers:
             assert isinstance(layer, HeadwiseLayer)
             before, groups = length - CHUNK, layer.plan
-            spare = length + max(256, length // 16)
+            spare = length + max(SLACK, length // 32)
             make = lambda n, slots: torch.empty(  # noqa: E731
                 (1, n, slots, g.head_dim), dtype=torch.bfloat16, device="cuda"
             ).normal_()
@@ -119,7 +133,6 @@ def filled(model: Model, arm: str, length: int) -> dict[str, Any]:
             layer.dense = tuple(make(len(groups.dense_groups), spare) for _ in "kv")  # type: ignore[assignment]
             if groups.streaming_groups:
                 layer.stream = tuple(make(len(groups.streaming_groups), 320) for _ in "kv")  # type: ignore[assignment]
-            del i
         row: dict[str, Any] = {"chunk": CHUNK, "chunk_s": forward(model, cache, CHUNK)}
         row |= {"kv_gib": gib(kv_bytes(cache))} | decode(model, cache)
         row["peak_gib"] = gib(torch.cuda.max_memory_allocated())
@@ -132,6 +145,7 @@ def main() -> None:
     parser.add_argument("--model", default="llama-3-8b-shape")
     parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 131072])
     parser.add_argument("--longest", type=int, nargs="*", default=[262144, 393216, 524288, 655360, 786432])
+    parser.add_argument("--chunked", type=int, nargs="*", default=[327680])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out")
     asked = parser.parse_args()
@@ -144,6 +158,10 @@ def main() -> None:
     for length in asked.lengths:
         for arm in ARMS:
             rows.append(attempt(measured, model, arm, length, asked.rounds))
+            save(asked.out, result)
+    for length in asked.chunked:
+        for arm in ARMS[1:]:
+            rows.append(attempt(chunked, model, arm, length))
             save(asked.out, result)
     for length in asked.longest:
         for arm in ARMS[1:]:

@@ -8,6 +8,8 @@ streaming groups with a ring of sink + recent slots (`kernels.ring`), which is w
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -85,15 +87,32 @@ def cached_decode(
     plan = plan_heads(sink, window, kv_heads)
     _check_heads(plan, q)
     _check_stores(q, dense, stream, plan, length)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    starts = _starts(key_start, q, length)
+    return decode_stores(
+        q, dense, stream, plan, length, starts=_starts(key_start, q, length),
+        scale=q.shape[-1] ** -0.5 if scale is None else scale, softcap=softcap, return_lse=return_lse,
+    )  # fmt: skip
+
+
+def decode_stores(
+    q: Tensor,
+    dense: tuple[Tensor, Tensor] | None,
+    stream: tuple[Tensor, Tensor] | None,
+    plan: HeadPlan,
+    length: int,
+    *,
+    starts: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """`cached_decode` for a caller that has a plan and stores that fit it; `starts` lies on q's device."""
+    options: dict[str, Any] = {"starts": starts, "scale": scale, "softcap": softcap}
     if not use_triton(q):
-        out, lse = attend_stores(q, dense, stream, plan, length, starts=starts, scale=scale, softcap=softcap)
+        out, lse = attend_stores(q, dense, stream, plan, length, **options)
         return out, lse if return_lse else None
     from headscope.kernels.decode_triton import split_decode
 
-    return split_decode(q, dense, stream, plan, length, starts=starts, scale=scale,
-                        softcap=softcap, return_lse=return_lse)  # fmt: skip
+    return split_decode(q, dense, stream, plan, length, **options, return_lse=return_lse)
 
 
 def attend_stores(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from headscope.kernels.decode import cached_decode
+from headscope.kernels.decode import decode_stores
 from headscope.kernels.plan import plan_heads, take
 from headscope.kernels.prefill import mixed_prefill
 from headscope.kernels.stores import append, ring_read, ring_write
@@ -88,10 +88,8 @@ class HeadwiseLayer(CacheLayerMixin):
         self._append(k, v, before)
         if before and q.shape[2] == 1:
             self._turn(k, v, before)
-            return cached_decode(
-                q, self.dense, self.stream, self.sink, self.window,
-                length=self.length, kv_heads=k.shape[1], key_start=self.starts, **options,
-            )  # fmt: skip
+            starts = None if self.starts is None else self.starts.to(q.device, torch.int32)
+            return decode_stores(q, self.dense, self.stream, self.plan, self.length, starts=starts, **options)
         if before:  # a chunk meets the rings as they were before it
             result = self._chunk(q, k, v, before, options)
         else:

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from headscope.kernels.ring import ring_position, ring_slot
 
-SLACK = 256  # spare slots of a store that grows; a larger one grows by a sixteenth
+SLACK = 256  # spare slots of a store that grows; a larger one grows by a 32nd
 
 
 def append(store: Tensor | None, fresh: Tensor, length: int) -> Tensor:
     """Add `fresh` [B, H, n, D] after the first `length` slots of `store` [B, H, slots, D].
 
-    Slots run out every 256 tokens, or every sixteenth of the length, and only then is copied.
+    Slots run out every 256 tokens, or every 32nd of the length, and only then is copied.
     """
     total = length + fresh.shape[2]
     if store is None or total > store.shape[2]:
-        shape = (*fresh.shape[:2], total + max(SLACK, total // 16), fresh.shape[3])
+        shape = (*fresh.shape[:2], total + max(SLACK, total // 32), fresh.shape[3])
         grown = fresh.new_empty(shape)
         if store is not None:
             grown[:, :, :length] = store[:, :, :length]
