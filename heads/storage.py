@@ -71,7 +71,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = "there is no such file" if not path.exists() else first_fault(error)
+        reason = "there is no such file" if not path.exists() else first_fault(error).rstrip(".")
         raise BadFile(f"The table {str(path)!r} cannot be read: {reason}.") from error
 
 

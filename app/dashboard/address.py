@@ -92,6 +92,15 @@ def slide(
     return wanted
 
 
+def switch(label: str, name: str) -> bool:
+    """Something that is off unless it is switched on."""
+    key = f"address-{name}"
+    wanted = asked(name) == "True"
+    st.session_state[key] = wanted
+    st.toggle(label, key=key, on_change=_written, args=(name, key, False))
+    return wanted
+
+
 def count(label: str, name: str, default: int, low: int, high: int) -> int:
     """A whole number, typed."""
     key = f"address-{name}"

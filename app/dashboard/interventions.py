@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -10,15 +11,17 @@ import streamlit as st
 from headscope.app.beforeafter import BeforeAfter, before_after
 from headscope.app.dashboard import address, held, live, look, store
 from headscope.app.dashboard.look import plain
+from headscope.app.looks import story, title
+from headscope.app.proof import proof_curve, proof_section
 from headscope.app.tokens import visible
 from headscope.probes import HeadscopeError
 
 if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
-    from headscope.heads import HeadMap, Manifest
+    from headscope.heads import HeadMap, Manifest, Proof, ShownPrompt
     from headscope.probes import Model, Spec
 
-_HERE = "made here"
+_HERE, _OWN = "made here", "own"
 _PROMPT = (
     "The vault opens with the word maple. Clouds moved over the hills, and the market was quiet all day. "
     "Question: which word opens the vault? Answer: the vault opens with the word"
@@ -43,11 +46,44 @@ def show() -> None:
     if chosen != _HERE:
         _described(specs[chosen])
     manifest = store.manifest(run)
-    look.section("Before and after")
+    look.section("Before and after", "One prompt, greedily continued, without and with the intervention.")
     if manifest is None:
         look.note("This map was not made by a scan here, so it is not known which model to load.")
+    else:
+        _try(run, manifest, specs.get(chosen), wanted)
+    _causes(run, headmap)
+
+
+def _causes(run: Run, headmap: HeadMap) -> None:
+    """What `headscope prove` has found out about the run's roles."""
+    found = proof_section(headmap, run.folder)
+    look.section("Roles put to the test", found.about if found else "")
+    if found is None:
+        look.empty(
+            "No role of this run has been tested yet",
+            "The test ablates a role's best heads together, and as many random heads of the same layers.",
+            f"headscope prove {shlex.quote(str(run.path))}",
+        )
         return
-    _try(run, manifest, specs.get(chosen), wanted)
+    from headscope.heads import Proof
+
+    proof = Proof.open(run.path)
+    roles = story(list(dict.fromkeys(proof.curves["role"])))
+    for row in range(0, len(roles), 3):
+        for column, role in zip(st.columns(3, gap="medium"), roles[row : row + 3], strict=False):
+            with column:
+                _curve(proof, headmap, role)
+    with st.expander("All numbers, with their intervals"):
+        look.html(look.part("table", headers=found.headers, rows=found.rows))
+
+
+def _curve(proof: Proof, headmap: HeadMap, role: str) -> None:
+    look.html(look.part("measure", title=title(role), about="answers still right; dotted: random heads"))
+    st.plotly_chart(
+        proof_curve(proof, role, headmap=headmap, theme=look.theme()), theme=None, key=f"proof-{role}",
+        config={"displayModeBar": False},
+        alt=f"Share of answers still right over the number of ablated {title(role)} heads.",
+    )  # fmt: skip
 
 
 def _asked(headmap: HeadMap) -> tuple[str, str, float]:
@@ -94,21 +130,48 @@ def _described(spec: Spec) -> None:
 
 def _try(run: Run, manifest: Manifest, spec: Spec | None, wanted: tuple[str, str, float] | None) -> None:
     source, fingerprint = manifest.plan.model, manifest.plan.fingerprint
-    st.session_state.setdefault("prompt", address.asked("prompt") or _PROMPT)
-    prompt = st.text_area("Prompt", key="prompt", height=110)
+    prompt = _prompt(run)
     if not st.button(f"Run {plain(source)} with and without it", key="try", type="primary"):
         look.note("Nothing is run before you ask for it; the model is loaded the first time.")
         return
-    if prompt != _PROMPT and len(prompt) < 1500:
-        address.put(prompt=prompt)
     try:
         with st.spinner("Running the model"), live.alone():
             model = live.model(source, fingerprint)
-            found = before_after(model, spec or _fitted(model, wanted), prompt)
+            begin = str(
+                getattr(model.tokenizer, "bos_token", None) or ""
+            )  # the model's tokenizer adds its own
+            found = before_after(model, spec or _fitted(model, wanted), prompt.removeprefix(begin))
     except HeadscopeError as error:
         look.error(str(error))
         return
     _answers(found)
+
+
+def _prompt(run: Run) -> str:
+    """A question of the scan, up to its answer, or a text of the user's own."""
+    shown = store.evidence(run, (0, 0))
+    asked = {str(p.index): p for p in shown[0] if p.answer and p.right} if shown else {}
+    chosen = address.choose(
+        "Prompt", "question", [_OWN, *asked], next(iter(asked), _OWN),
+        say=lambda n: _name(asked[n]) if n in asked else "a text of your own",
+    )  # fmt: skip
+    if chosen in asked:
+        question = asked[chosen]
+        start, stop = question.answer or (0, 0)
+        begin, end = "".join(question.tokens[:start]), "".join(question.tokens[start:stop])
+        look.note(f"… {begin[-300:]}")
+        look.note(f"The right answer goes on: {visible(end)}")
+        return begin
+    st.session_state.setdefault("prompt", address.asked("prompt") or _PROMPT)
+    prompt = st.text_area("Text", key="prompt", height=110)
+    address.put(prompt=prompt if prompt != _PROMPT and len(prompt) < 1500 else None)
+    return prompt
+
+
+def _name(prompt: ShownPrompt) -> str:
+    depth = prompt.meta.get("depth")
+    where = f", {depth:.0%} deep" if isinstance(depth, int | float) else ""
+    return f"{prompt.kind}, {len(prompt.tokens):,} tokens{where}, answered right"
 
 
 def _fitted(model: Model, wanted: tuple[str, str, float] | None) -> Spec:
@@ -127,7 +190,7 @@ def _answers(found: BeforeAfter) -> None:
         (right, "Under the intervention", found.after),
     ):
         with column:
-            look.html(look.part("answer", heading=name, text=" ".join(visible(t) for t in text.split(" "))))
+            look.html(look.part("answer", heading=name, text=visible(text.strip(" "))))
     rows = [(visible(t.token), t.before, t.after) for t in found.tokens]
     look.html(look.part("next", rows=rows))
     look.note(f"The distribution of the next token moves by {found.kl:.3f} nats (KL divergence).")

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from headscope.app import figures
 from headscope.app.dashboard import navigation
 from headscope.app.dashboard.look import theme
-from headscope.app.looks import title, with_error
+from headscope.app.looks import title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,8 @@ def score_map(
 ) -> None:
     """A score's map, in which a click on a cell opens that head; call `follow` first."""
     figure = figures.score_map(headmap, column, role=role, marks=marks, theme=theme())
-    figure.data[0].update(hoverinfo="skip", hovertemplate=None)  # its clicks do not reach Python
+    # Clicks on the cells themselves do not reach Python: the markers above them take over.
+    figure.data[0].update(hoverinfo="skip", hovertemplate=None, customdata=None)
     figure.add_trace(_targets(headmap, column))
     roomy = 1.3 if headmap.meta.geometry.heads <= 24 else 1.0
     figure.update_layout(height=int(figure.layout.height * roomy))
@@ -69,37 +70,34 @@ def _fresh(key: str) -> str:
 
 def _targets(headmap: HeadMap, column: str) -> go.Scatter:
     """An invisible marker on every cell, which takes the clicks and says what stands there."""
+    import numpy as np
     import plotly.graph_objects as go
 
     frame = headmap.frame
     kind = go.Scattergl if len(frame) > _MANY else go.Scatter
     clear = {"opacity": 0}
+    known = f"{column}_se" in frame
+    numbers = [frame["kv_head"], frame[column], *([frame[f"{column}_se"]] if known else [])]
+    above, labels = "<b>L%{x}H%{y}</b> · KV head %{customdata[0]}", "<br>%{text}" if headmap.roles else ""
+    error = " ± %{customdata[2]:.4f}" if known else ""
     return kind(
-        x=frame["layer"],
-        y=frame["head"],
+        x=frame["layer"].to_numpy(),
+        y=frame["head"].to_numpy(),
         mode="markers",
         marker={"symbol": "square", "size": 12, "opacity": 0},
         selected={"marker": clear},
         unselected={"marker": clear},
-        text=_words(headmap, column),
-        hovertemplate="%{text}<extra></extra>",
+        customdata=np.stack([n.to_numpy(float) for n in numbers], -1),
+        text=_roles(headmap),
+        hovertemplate=f"{above}<br>{escape(column)} %{{customdata[1]:.4f}}{error}{labels}<extra></extra>",
     )
 
 
-def _words(headmap: HeadMap, column: str) -> list[str]:
-    frame = headmap.frame
-    errors = frame[f"{column}_se"] if f"{column}_se" in frame else frame[column] * float("nan")
-    labels = headmap.labels()
-    roles = [[] for _ in range(len(frame))] if not headmap.roles else [
-        [title(r) for r, on in zip(headmap.roles, flags, strict=True) if on]
-        for flags in labels[headmap.roles].itertuples(index=False)
-    ]  # fmt: skip
-    heads = zip(frame["layer"], frame["head"], frame["kv_head"], frame[column], errors, roles, strict=True)
-    return [
-        f"<b>L{layer}H{head}</b> · KV head {kv}<br>{escape(column)} {with_error(float(score), float(se))}"
-        + (f"<br>{escape(', '.join(names) or 'no label')}" if headmap.roles else "")
-        for layer, head, kv, score, se, names in heads
-    ]
+def _roles(headmap: HeadMap) -> list[str]:
+    """What every head is labelled, in words."""
+    words = [str(escape(title(role))) for role in headmap.roles]
+    flags = headmap.labels()[headmap.roles].to_numpy(bool)
+    return [", ".join(w for w, on in zip(words, row, strict=True) if on) or "no label" for row in flags]
 
 
 def _component() -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
     from headscope.heads import Exported, HeadMap, Policy
 
-_HERE = "made here"
+_HERE, _RATIO = "made here", 0.25
 _LENGTHS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
@@ -39,8 +39,7 @@ def show() -> None:
     chosen = _HERE
     if saved:
         chosen = address.choose("Policy", "policy", [_HERE, *saved], _HERE)
-    length = _length(headmap)
-    policy = saved[chosen] if chosen != _HERE else _made(run, headmap)
+    policy, length = _made(run, headmap) if chosen == _HERE else (saved[chosen], _length(headmap))
     look.html(look.part("facts", facts=facts(policy, headmap, length)))
     st.plotly_chart(
         policyfigures.policy_map(policy, theme=look.theme()), theme=None, key="policy-map",
@@ -57,32 +56,32 @@ def show() -> None:
 
 
 def _length(headmap: HeadMap) -> int:
-    default = next((n for n in _LENGTHS if n >= (headmap.meta.geometry.context or 8192)), _LENGTHS[-1])
+    """At how many tokens bytes are counted: the model's context, unless the address says otherwise."""
+    context = headmap.meta.geometry.context or 8192
+    default = next((n for n in _LENGTHS if n >= context), _LENGTHS[-1])
     names = [str(n) for n in _LENGTHS]
-    with st.container(key="length", width=260):
-        return int(
-            address.choose(
-                "Bytes counted at", "at_length", names, str(default), say=lambda n: f"{int(n):,} tokens"
-            )
-        )
+    return int(
+        address.choose("Bytes at", "bytes_at", names, str(default), say=lambda n: f"{int(n):,} tokens")
+    )
 
 
-def _made(run: Run, headmap: HeadMap) -> Policy:
-    """The policy that the controls describe."""
+def _made(run: Run, headmap: HeadMap) -> tuple[Policy, int]:
+    """The policy that the controls describe, and the length to count bytes at."""
     rankings = _rankings(headmap)
-    a, b, c, d = st.columns((2.4, 1.2, 0.9, 0.9), vertical_alignment="bottom", gap="medium")
-    with a:
-        ratio = address.slide(
-            "Share of KV groups that keep everything", "ratio", 0.0, 1.0, 0.25, step=0.01, form="%.2f"
-        )
-    with b:
-        by = address.choose("Ranked by", "by", [*rankings, "random"], rankings[0] if rankings else "random")
-    with c:
+    columns = st.columns((2.4, 1.2, 0.9, 0.9, 1.3), vertical_alignment="bottom", gap="medium")
+    with columns[0]:
+        what = "Share of KV groups that keep everything"
+        ratio = address.slide(what, "ratio", 0.0, 1.0, _RATIO, step=0.01, form="%.2f")
+    with columns[1]:
+        by = address.choose("Ranked by", "by", [*rankings, "random"], (rankings or ["random"])[0])
+    with columns[2]:
         sink = address.count("First keys", "sink", 64, 0, 4096)
-    with d:
+    with columns[3]:
         recent = address.count("Recent keys", "recent", 256, 1, 65536)
-    fine = by == "error" and st.toggle("Let single heads of full groups stream too", key="fine")
-    return _policy(store.version(run), headmap, ratio, by, sink, recent, "head" if fine else "group")
+    with columns[4]:
+        length = _length(headmap)
+    fine = by == "error" and address.switch("Let single heads of full groups stream too", "fine")
+    return _policy(store.version(run), headmap, ratio, by, sink, recent, "head" if fine else "group"), length
 
 
 def _rankings(headmap: HeadMap) -> list[str]:
@@ -114,7 +113,7 @@ def _certificate(policy: Policy, saved: dict[str, Policy]) -> None:
     if not same or same[0].certificate is None:
         look.note(
             "Not measured yet: what stands above is an estimate from the scan. A policy file with its "
-            "certificate, in the run folder, is shown here."
+            "certificate that lies in the run folder is shown here."
         )
         return
     certificate = same[0].certificate
@@ -128,7 +127,7 @@ def _disagreement(run: Run, headmap: HeadMap) -> None:
     if len(rankings) < 2:
         return
     look.section("Where methods disagree", "Every ranking, at the same share of KV groups.")
-    ratio = min(max(address.number("ratio", 0.25), 0.0), 1.0)
+    ratio = min(max(address.number("ratio", _RATIO), 0.0), 1.0)
     policies = {by: _policy(store.version(run), headmap, ratio, by, 64, 256, "group") for by in rankings}
     chart, table = st.columns((2, 1), gap="large")
     with chart:
@@ -165,7 +164,9 @@ def _download(headmap: HeadMap, policy: Policy) -> None:
     )  # fmt: skip
     for loss in made.losses:
         look.note(f"Lost: {loss}")
-    st.code(made.usage.replace(str(where), f"{name}{suffix.removesuffix('.zip')}"), language=None)
+    st.code(
+        made.usage.replace(str(where), f"{name}{suffix.removesuffix('.zip')}"), language=None, wrap_lines=True
+    )
 
 
 def _export(source: HeadMap | Policy, name: str) -> tuple[Exported, bytes, str, Path]:

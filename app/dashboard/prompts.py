@@ -55,7 +55,7 @@ def _row(headmap: HeadMap, prompt: ShownPrompt, mine: pd.DataFrame, layer: int, 
     hue = _hue(headmap, layer, head)
     at = _from(prompt, sorted(rows), best)
     look.html(look.part("row", x=shown(prompt, at, mine), hue=hue))
-    if st.toggle("The whole prompt", key="whole"):
+    if address.switch("The whole prompt", "whole"):
         begin = strips.window(len(prompt.tokens), at)
         strips.strip(prompt.tokens, rows, begin, key="prompt", at=at, spans=prompt.spans, hue=hue)
 

@@ -14,7 +14,7 @@ from headscope.probes import HeadscopeError, unknown
 HOST = "127.0.0.1"
 RUNS = "HEADSCOPE_RUNS"  # tells the pages which folder they may read
 _THEMES = ("auto", "light", "dark")
-_ACCENT = {"light": "#2456c8", "dark": "#7ba7ff"}
+_ACCENT = {"light": "#2456c8", "dark": "#4a7be0"}
 
 
 def address(runs: Path, port: int) -> str:

@@ -49,4 +49,6 @@ export default function ({ parentElement, data }) {
     if (next !== undefined) { pinned = next; show(pinned); cells[pinned - data.offset]?.scrollIntoView({ block: "nearest" }); }
   };
   show(pinned);
+  const first = cells[pinned - data.offset];
+  if (first) root.scrollTop = first.offsetTop - root.offsetTop - root.clientHeight / 2;
 }

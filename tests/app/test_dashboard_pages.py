@@ -9,16 +9,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from pages import text
 from streamlit.testing.v1 import AppTest
 
 from headscope.app import comparefigures, headfigures, policyfigures
-from headscope.app.dashboard import imports
+from headscope.app.beforeafter import before_after
+from headscope.app.dashboard import imports, live
 from headscope.app.dashboard.policy import _export
 from headscope.app.headview import neighbour, scores_of, verdicts
 from headscope.app.policyview import facts, kept, overlap, votes
 from headscope.heads import HeadMap, Policy, by_depth
-from headscope.probes import BadFile, HeadscopeError
+from headscope.probes import BadFile, HeadscopeError, Model, fit
 
 Open = Callable[..., AppTest]
 
@@ -156,3 +158,36 @@ def test_a_published_map_is_taken_in(runs: Path, monkeypatch: pytest.MonkeyPatch
         imports.take_in([], "retrieval-heads", "", imports._UNKNOWN, "")
     with pytest.raises(BadFile):
         imports.take_in([_upload("x.json", "{")], "retrieval-heads", "", imports._UNKNOWN, "x")
+
+
+@pytest.mark.model
+def test_a_typed_text_is_read_as_eager_attention_reads_it(smollm2: Model) -> None:
+    text = "The capital of France is Paris. The capital of Italy is Rome. The capital of France is"
+    reading = live.read(smollm2, text, layer=18)
+    rows = reading.rows(18, 6, 0, 1000)
+    assert len(rows) == len(reading.tokens) == smollm2.encode(text).shape[1] and set(reading.keys) == set(
+        range(30)
+    )
+    usual = smollm2.hf.config._attn_implementation
+    smollm2.hf.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            full = smollm2.hf(smollm2.encode(text), output_attentions=True).attentions[18][0, 6]
+    finally:
+        smollm2.hf.set_attn_implementation(usual)
+    for row, keys in rows.items():
+        best = full[row].topk(min(8, row + 1))
+        assert [m for _, m in keys[: row + 1]] == pytest.approx(best.values.tolist(), abs=1e-4)
+    with pytest.raises(HeadscopeError, match="built for"):
+        live.read(smollm2, "word " * 9000, layer=0)
+
+
+@pytest.mark.model
+def test_before_and_after_agree_where_nothing_is_changed(smollm2: Model) -> None:
+    text = "The code is 7431. Remember it. The code is"
+    same = before_after(smollm2, fit(smollm2, "zero", heads=["L18H6"], strength=1.0), text, length=4)
+    assert same.before == same.after and same.kl == pytest.approx(0, abs=1e-5)
+    assert all(t.before == pytest.approx(t.after, abs=1e-5) for t in same.tokens)
+    heads = [f"L{layer}H{head}" for layer in (17, 18, 20, 23) for head in range(9)]
+    changed = before_after(smollm2, fit(smollm2, "zero", heads=heads), text, length=4)
+    assert changed.kl > 0.1 and changed.before == same.before
