@@ -123,7 +123,7 @@ def kind_map(
     figure = go.Figure(
         go.Heatmap(
             z=z,
-            x=kinds,
+            x=[html.escape(kind) for kind in kinds],
             y=[f"L{layer}H{head}" for layer, head in heads],
             customdata=np.round(errors, 6),
             xgap=2,

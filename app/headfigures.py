@@ -24,26 +24,26 @@ def standing(headmap: HeadMap, scores: Sequence[Score], *, theme: Theme = "light
     and this head as a dot with two standard errors to either side, in the hue of the score's role.
     """
     figure = go.Figure(layout=layout(theme, 50 + 30 * len(scores)))
-    grey = COLOURS[theme]["muted"]
+    grey, names = COLOURS[theme]["muted"], [html.escape(s.name) for s in scores]
     hue = hues(headmap.roles)
     of_role = {headmap.rule(r).score: hue[r] for r in headmap.roles}
     for low, high, width in ((0.05, 0.95, 3), (0.25, 0.75, 11)):
         ends = [headmap.frame[s.name].quantile([low, high]).tolist() for s in scores]
         figure.add_scatter(
             x=[x for pair in ends for x in (*pair, None)],
-            y=[y for s in scores for y in (s.name, s.name, None)],
+            y=[y for name in names for y in (name, name, None)],
             mode="lines", line={"color": alpha(grey, 0.38), "width": width}, hoverinfo="skip",
         )  # fmt: skip
     colours = [of_role.get(s.name, NEUTRAL).on(theme) for s in scores]
-    for score, colour in zip(scores, colours, strict=True):
+    for score, name, colour in zip(scores, names, colours, strict=True):
         error = 2 * score.error if np.isfinite(score.error) else 0.0
         figure.add_scatter(
-            x=[score.value - error, score.value + error], y=[score.name] * 2, mode="lines",
+            x=[score.value - error, score.value + error], y=[name] * 2, mode="lines",
             line={"color": colour, "width": 2}, hoverinfo="skip",
         )  # fmt: skip
     figure.add_scatter(
         x=[s.value for s in scores],
-        y=[s.name for s in scores],
+        y=names,
         mode="markers",
         marker={"color": colours, "size": 11, "line": {"color": COLOURS[theme]["paper"], "width": 1.5}},
         customdata=[[s.error, s.rank, s.of, html.escape(s.info.about)] for s in scores],
@@ -69,7 +69,7 @@ def kind_bars(
     figure = go.Figure(layout=layout(theme, 60 + 34 * len(kinds)))
     figure.add_bar(
         x=[float(row[f"{prefix}{kind}"]) for kind in kinds],
-        y=kinds,
+        y=[html.escape(kind) for kind in kinds],
         orientation="h",
         marker={"color": alpha(hue.on(theme), 0.75)},
         error_x={"array": [2 * e if np.isfinite(e) else 0.0 for e in errors], "color": COLOURS[theme]["ink"],

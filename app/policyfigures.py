@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def _words(policy: Policy, layer: int, head: int) -> str:
         does = f"has the model's own window of {g.windows[layer]}"
     else:
         does = f"reads {span.sink} first + {span.recent} recent keys" if span else "reads everything"
-    ranked = f"<br>{policy.origin.by} {number(score)}" if score is not None else ""
+    ranked = f"<br>{html.escape(policy.origin.by)} {number(score)}" if score is not None else ""
     return f"<b>L{layer}H{head}</b> · KV head {group}<br>{does}{ranked}"
 
 

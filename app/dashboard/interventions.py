@@ -145,6 +145,17 @@ def _try(run: Run, manifest: Manifest, spec: Spec | None, wanted: tuple[str, str
         look.error(str(error))
         return
     _answers(found)
+    if wanted:
+        look.note("Measured on fresh prompts, with the opposite change and random heads beside it:")
+        st.code(_command(source, wanted), language=None, wrap_lines=True)
+
+
+def _command(source: str, wanted: tuple[str, str, float]) -> str:
+    """What does the same on many prompts, with controls, and writes the spec."""
+    method, heads, strength = wanted
+    named = [part for head in _named(heads) for part in ("--head", head)]
+    words = ["headscope", "intervene", method, source, *named, "--strength", f"{strength:g}"]
+    return shlex.join([*words, "--out", f"{method}.json"])
 
 
 def _prompt(run: Run) -> str:
@@ -179,8 +190,12 @@ def _fitted(model: Model, wanted: tuple[str, str, float] | None) -> Spec:
 
     assert wanted is not None
     method, heads, strength = wanted
-    named = [h for h in re.split(r"[\s,;]+", heads) if h]
-    return fit(model, method, heads=named or None, strength=strength)
+    return fit(model, method, heads=_named(heads) or None, strength=strength)
+
+
+def _named(heads: str) -> list[str]:
+    """The heads of a line such as `L18H6, L23H2`."""
+    return [head for head in re.split(r"[\s,;]+", heads) if head]
 
 
 def _answers(found: BeforeAfter) -> None:
