@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,16 +79,6 @@ def _errors(headmap: HeadMap | None) -> NDArray[np.float64] | None:
 def votes(policies: Mapping[str, Policy]) -> NDArray[np.int64]:
     """How many of the policies keep each KV group whole. [L, Hkv]"""
     return np.asarray(np.sum([kept(p) for p in policies.values()], axis=0))
-
-
-def overlap(policies: Mapping[str, Policy]) -> list[tuple[str, str, float, float]]:
-    """For each two policies: their names, the share of the first's full groups that are the second's
-    too, and the share that chance would give. 0 ... 1"""
-    found = []
-    for (name, a), (other, b) in combinations(((n, kept(p)) for n, p in policies.items()), 2):
-        shared = float((a & b).sum() / a.sum()) if a.any() else float("nan")
-        found.append((name, other, shared, float(b.mean())))
-    return found
 
 
 def certified(certificate: Certificate) -> list[tuple[str, str, str, str]]:

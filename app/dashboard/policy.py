@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import tempfile
 import zipfile
 from pathlib import Path
@@ -12,7 +13,9 @@ import streamlit as st
 
 from headscope.app import policyfigures
 from headscope.app.dashboard import address, held, look, store
-from headscope.app.policyview import certified, facts, overlap
+from headscope.app.policyview import certified, facts
+from headscope.app.sweep import sweep_curve, sweep_section
+from headscope.app.tables_policy import disagreement
 from headscope.probes import HeadscopeError
 
 if TYPE_CHECKING:
@@ -50,7 +53,8 @@ def show() -> None:
         "Strong: reads everything. Half: its group keeps everything for another head. Faint: the first and "
         "the most recent keys alone."
     )
-    _certificate(policy, saved)
+    _certificate(run, policy, saved)
+    _sweep(run)
     _disagreement(run, headmap)
     _download(headmap, policy)
 
@@ -106,20 +110,43 @@ def _policy(
     return found
 
 
-def _certificate(policy: Policy, saved: dict[str, Policy]) -> None:
+def _certificate(run: Run, policy: Policy, saved: dict[str, Policy]) -> None:
     """What was measured, for this very policy or another that keeps the same."""
     same = [p for p in (policy, *saved.values()) if p.certificate and p.retain == policy.retain]
     look.section("Certified quality")
     if not same or same[0].certificate is None:
-        look.note(
-            "Not measured yet: what stands above is an estimate from the scan. A policy file with its "
-            "certificate that lies in the run folder is shown here."
+        o, file = policy.origin, shlex.quote(str(run.path / "policy.json"))
+        look.empty(
+            "Not measured yet",
+            "What stands above is an estimate from the scan. A policy file in the run folder is shown here, "
+            "with its certificate once it has one.",
+            f"headscope policy choose {shlex.quote(str(run.path))} --ratio {o.ratio or _RATIO:g} "
+            f"--by {o.by} --out {file}\nheadscope verify {file} {shlex.quote(policy.model)}",
         )
         return
     certificate = same[0].certificate
     look.note(f"Measured {certificate.made} on {certificate.device}, {certificate.dtype}; 95% intervals.")
     headers = ["", "full attention", "policy", "difference"]
     look.html(look.part("table", headers=headers, rows=certified(certificate)))
+
+
+def _sweep(run: Run) -> None:
+    """Measured quality against memory, for several rankings."""
+    found = sweep_section(run.folder)
+    look.section("Quality against memory", found.about if found else "")
+    if found is None:
+        look.note(f"Not measured yet; headscope sweep {shlex.quote(str(run.path))} does it.")
+        return
+    from headscope.heads import Sweep
+
+    figure = sweep_curve(Sweep.open(run.path), theme=look.theme())
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.14, "x": 0})
+    st.plotly_chart(
+        figure, theme=None, key="sweep", config={"displayModeBar": False},
+        alt="Share of right answers kept over retained KV bytes, by ranking.",
+    )  # fmt: skip
+    with st.expander("All numbers, with their intervals"):
+        look.html(look.part("table", headers=found.headers, rows=found.rows))
 
 
 def _disagreement(run: Run, headmap: HeadMap) -> None:
@@ -136,10 +163,8 @@ def _disagreement(run: Run, headmap: HeadMap) -> None:
             config={"displayModeBar": False}, alt=f"How many of {len(policies)} rankings keep each KV group.",
         )  # fmt: skip
     with table:
-        rows = [
-            [f"{a} and {b}", f"{share:.0%}", f"{chance:.0%}"] for a, b, share, chance in overlap(policies)
-        ]
-        look.html(look.part("table", headers=["both keep", "of the groups", "by chance"], rows=rows))
+        headers = ["", "", "groups alike", "overlap of full ones"]
+        look.html(look.part("table", headers=headers, rows=disagreement(policies)[0]))
 
 
 def _download(headmap: HeadMap, policy: Policy) -> None:
