@@ -73,7 +73,15 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
     if console.quiet:
         yield lambda done, total: None
     elif not console.is_terminal:
-        yield lambda done, total: console.print(f"{done} of {total} {what}.", markup=False)
+        last = -_EVERY
+
+        def say(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _EVERY or done == total:
+                last = time.monotonic()
+                console.print(f"{done} of {total} {what}.", markup=False)
+
+        yield say
     else:
         with _bar(console) as bar:
             task = bar.add_task(what, total=1.0, left="", what="preparing")

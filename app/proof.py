@@ -66,7 +66,8 @@ def about(proof: Proof) -> str:
         f"model answers right (it was asked {m.asked}). A role's best heads are ablated together "
         f"({m.method}, {where}), and against them {m.draws} draws of as many random heads of the same "
         f"layers without the role. Loss: on {m.texts} windows of {m.text_length} tokens of plain text, "
-        f"ablated in every row; untouched {number(m.loss)} nats per token."
+        f"ablated in every row; untouched {number(m.loss)} nats per token, a perplexity of "
+        f"{np.exp(m.loss):.1f}."
     )
 
 

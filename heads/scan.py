@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from headscope.heads.added import keep_added
 from headscope.heads.detect import detect
 from headscope.heads.evidence import write_evidence
 from headscope.heads.headmap import HeadMap, MapMeta
@@ -184,7 +185,7 @@ def _finish(model: Model, folder: RunFolder, manifest: Manifest, seconds: float)
     layers = layer_profile(seen, decode)
     write_table(folder.layers, layers, meta)
     write_evidence(folder.evidence, seen, decode)
-    write_table(folder.headmap, frame, meta)
+    keep_added(HeadMap(frame, meta), folder.headmap).save(folder.headmap)
     manifest.seconds += seconds
     manifest.status, manifest.finished = "done", manifest.finished or _now()
     write_json(folder.manifest, manifest)

@@ -99,6 +99,9 @@ def test_retrieval_heads_are_causes(smollm2: Model, run: Path, tmp_path: Path) -
     assert after.meta.columns["causal"].tasks == ("needle",)
     best = after.top("causal", 5).merge(before.top("retrieval", 20), on=["layer", "head"])
     assert len(best) >= 2  # the two rankings, one of attention and one of effect, agree at the top
+    scan(smollm2, PRESET, folder)  # finished again from its parts
+    pd.testing.assert_frame_equal(HeadMap.open(folder).frame[after.frame.columns], after.frame)
+    assert HeadMap.open(folder).meta == after.meta
     again = Proof.open(folder)
     pd.testing.assert_frame_equal(again.curves, proof.curves)
     assert again.meta == proof.meta
