@@ -61,13 +61,15 @@ def intervene(
       headscope intervene scale smollm2 --head L18H6 --strength 1.5 --task keyvalue
 
       headscope intervene zero smollm2 --head L18H6 --head L23H2 --out zero.json --json
+
+      headscope intervene ph3 smollm2 --task conflict --positions generated --learn 120 --prompts 60
     """
     settings = dict(_setting(text) for text in setting or ())
     quiet()
     from headscope import heads, probes
     from headscope.app import machine
     from headscope.app.progress import counting
-    from headscope.app.tables_causal import print_effect
+    from headscope.app.tables_causal import print_effect, print_told
 
     probes.INTERVENTIONS[method], probes.TASKS[task]
     if positions not in ("all", "prompt", "generated"):
@@ -89,13 +91,19 @@ def intervene(
         found = heads.effect(
             loaded, spec, asked, texts, draws=draws, seed=seed, avoid=avoid, progress=progress
         )
+    told = None
+    if asked[0].contrast:  # a task of pairs, in which a wrong answer is a definite one
+        told = heads.told(loaded, spec, asked, draws=draws, seed=seed, avoid=avoid)
     if spec_file:
         spec.save(spec_file)
     if as_json:
-        rows = machine.records(found)
-        say_json(machine.as_json({"spec": spec.model_dump(mode="json"), "effect": rows}))
+        tables = {"effect": machine.records(found)}
+        tables |= {} if told is None else {"told": machine.records(told)}
+        say_json(machine.as_json({"spec": spec.model_dump(mode="json")} | tables))
         return
     print_effect(out(), spec, found, len(asked))
+    if told is not None:
+        print_told(out(), told, conflict=task == "conflict")
     if spec_file:
         out().print(f"Spec    {spec_file}", markup=False)
 

@@ -75,3 +75,19 @@ def print_effect(console: Console, spec: Spec, found: pd.DataFrame, prompts: int
         "per token; changes are paired. Opposite: the same change with its sign turned round.",
         markup=False,
     )
+
+
+def print_told(console: Console, found: pd.DataFrame, conflict: bool) -> None:
+    """Which answers are given, before and after; in a conflict they are memory's and the context's."""
+    names = ("memory", "context") if conflict else ("right", "wrong")
+    table = plain_table("Answers, by their first token", "", *names, "other")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for _, row in found.iterrows():
+        cells = [_WHAT[str(row["what"])]]
+        for name in ("right", "wrong", "other"):
+            low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
+            interval = f" ({low:.0%} … {high:.0%})" if low == low else ""
+            cells.append(f"{row[name]:.0%}{interval}")
+        table.add_row(*map(Text, cells))
+    console.print(table)

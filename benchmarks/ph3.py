@@ -77,34 +77,6 @@ def variants(
     return sets
 
 
-def swaps(model: Model, data: Conflicts, importance: Importance, top: int) -> dict[str, Any]:
-    """Whether heads serve one side in one kind of conflict and the other side in another."""
-    balance = -importance.effects.change[0]
-    heads = [*importance.ranked("memory")[:top], *importance.ranked("context")[:top]]
-    found: dict[str, Any] = {}
-    for key in ("relation", "format"):
-        labels = np.array(data.labels(key)[: balance.shape[0]])
-        kinds = [kind for kind in sorted(set(labels)) if (labels == kind).sum() >= 5]
-        table, swapped = {}, []
-        for head in heads:
-            scores = {}
-            for kind in kinds:
-                values = balance[labels == kind, head.layer, head.head]
-                scores[kind] = (float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
-            table[str(head)] = {kind: [round(x, 3) for x in pair] for kind, pair in scores.items()}
-            signs = {np.sign(m) for m, se in scores.values() if abs(m) > 2.6 * se}
-            if len(signs) == 2:
-                swapped.append(str(head))
-        means = [balance[labels == kind].mean(0).ravel() for kind in kinds]
-        correlation = np.corrcoef(means) if len(means) > 1 else np.ones((1, 1))
-        found[key] = {
-            "kinds": kinds, "prompts": [int((labels == kind).sum()) for kind in kinds],
-            "balance_of_top_heads": table, "swap_side_beyond_2.6_se": swapped,
-            "correlation_of_all_heads": np.round(correlation, 3).tolist(),
-        }  # fmt: skip
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -173,7 +145,6 @@ def main() -> None:
             }
             for side, pruning in found.items()
         },
-        "swaps": swaps(model, fitting, importance, 5),
         "tests": {},
     }  # fmt: skip
     print(json.dumps(results["chosen_k"]), round(time.process_time() - began), flush=True)

@@ -35,6 +35,8 @@ from .headmap import ColumnInfo as ColumnInfo
 from .headmap import HeadMap as HeadMap
 from .headmap import MapMeta as MapMeta
 from .imported import Known as Known
+from .kinds import Kinds as Kinds
+from .kinds import by_kind as by_kind
 from .losses import Loss as Loss
 from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate_memory as estimate_memory
@@ -76,6 +78,7 @@ from .sweeping import Grid as Grid
 from .sweeping import sweep as sweep
 from .sweeping import sweep_policies as sweep_policies
 from .sweeps import Sweep as Sweep
+from .told import told as told
 from .transfer import Overlap as Overlap
 from .transfer import overlap as overlap
 from .transfer import transfer as transfer

@@ -48,7 +48,7 @@ def effect(
         "intervention": [(spec,)],
         "opposite": [(spec.opposite(),)],
     }
-    drawn = [c for i in range(draws) if (c := _control(model, spec, avoid, [seed, i]))]
+    drawn = [c for i in range(draws) if (c := control(model, spec, avoid, [seed, i]))]
     variants |= {"random": [(c,) for c in drawn]} if drawn else {}
     flat = [v for group in variants.values() for v in group]
     found = answers(model, prompts, flat, lambda n: progress(n, len(prompts)))
@@ -60,7 +60,7 @@ def effect(
     return pd.DataFrame(rows)
 
 
-def _control(model: Model, spec: Spec, avoid: Sequence[HeadId], seed: Sequence[int]) -> Spec | None:
+def control(model: Model, spec: Spec, avoid: Sequence[HeadId], seed: Sequence[int]) -> Spec | None:
     """The same intervention on random heads of the same layers."""
     other = random_heads(spec.heads, model.geometry.heads, avoid, np.random.default_rng(seed))
     return elsewhere(model, spec, other) if other else None
