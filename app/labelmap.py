@@ -7,13 +7,12 @@ Colours are CSS variables `--role-<name>`, so that a page changes theme without 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from headscope.app.looks import title
-from headscope.app.palette import COLOURS, Theme, hues
+from headscope.app.palette import COLOURS, Theme, hue_of, hues, variable
 
 if TYPE_CHECKING:
     from headscope.heads import HeadMap
@@ -25,10 +24,7 @@ _GROUP_GAP = 7  # between KV groups
 def theme_variables(roles: list[str], theme: Theme) -> Markup:
     """CSS declarations of every colour of a theme."""
     page = {f"--{name}": value for name, value in COLOURS[theme].items()}
-    # A role is text from a file: only what can be part of a name may stand in a style sheet.
-    role = {
-        f"--role-{re.sub(r'[^0-9A-Za-z_-]', '_', name)}": hue.on(theme) for name, hue in hues(roles).items()
-    }
+    role = {variable(name): hue.on(theme) for name, hue in hues(roles).items()}
     return Markup(" ").join(Markup("{}:{};").format(*item) for item in (page | role).items())
 
 
@@ -67,11 +63,11 @@ def _cell(headmap: HeadMap, layer: int, head: int, roles: list[str], faint: list
     x, y = _LEFT + layer * (_CELL + _GAP), _top(headmap, head)
     words = ", ".join(map(title, roles)) or "no label"
     kv = headmap.meta.geometry.kv_head(head)
-    fill = f"var(--role-{roles[0]})" if roles else "var(--empty)"
+    fill = hue_of(roles[0]) if roles else "var(--empty)"
     strength = f"color-mix(in srgb, {fill} 32%, var(--empty))" if roles and roles[0] in faint else fill
     further = [role for role in roles[1:] if role not in faint][:3]
-    mark = Markup('<circle cx="{:g}" cy="{}" r="2.6" style="fill:var(--role-{})" stroke="var(--paper)"/>')
-    marks = [mark.format(x + 4.5 + 5.6 * i, y + _CELL - 4.5, role) for i, role in enumerate(further)]
+    mark = Markup('<circle cx="{:g}" cy="{}" r="2.6" style="fill:{}" stroke="var(--paper)"/>')
+    marks = [mark.format(x + 4.5 + 5.6 * i, y + _CELL - 4.5, hue_of(role)) for i, role in enumerate(further)]
     group = Markup('<g data-layer="{}" data-head="{}"><title>L{}H{} (KV head {}): {}</title>')
     square = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="3" style="fill:{}"/>')
     return (

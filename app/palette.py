@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -64,6 +65,19 @@ def hues(roles: Sequence[str]) -> dict[str, Hue]:
     new = [r for r in roles if r not in _KNOWN]
     names = {r: free[i % len(free)] for i, r in enumerate(new)}
     return {r: _HUES[_KNOWN.get(r) or names[r]] for r in roles}
+
+
+def variable(role: str) -> str:
+    """The CSS variable of a role's hue.
+
+    A role is text from a file: only what can be part of a name may stand in a style.
+    """
+    return f"--role-{re.sub(r'[^0-9A-Za-z_-]', '_', role)}"
+
+
+def hue_of(role: str) -> str:
+    """A role's hue in a style."""
+    return f"var({variable(role)})"
 
 
 def ramp(hue: Hue, theme: Theme, *, diverging: bool = False) -> list[list[Any]]:

@@ -77,7 +77,7 @@
     roles.textContent = "";
     for (const role of table.roles.filter((r) => table.columns[r.column][i])) {
       const chip = cell(roles, role.title, "span", "chip");
-      chip.style.setProperty("--hue", `var(--role-${role.role})`);
+      chip.style.setProperty("--hue", `var(--role-${role.role.replace(/[^0-9A-Za-z_-]/g, "_")})`);
       chip.title = role.rule;
       roles.append(" ");
     }

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from headscope.app import looks
+from headscope.app.palette import hue_of
 from headscope.app.sections import Page, page
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def environment() -> Environment:
         "title_of": looks.title,
         "percent": _percent,
         "exact": repr,
+        "hue": hue_of,
     }
     environment.filters.update(filters)
     return environment

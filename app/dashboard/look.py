@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from headscope.app.labelmap import theme_variables
 from headscope.app.looks import phrase, title, with_error
-from headscope.app.palette import Theme
+from headscope.app.palette import Theme, hue_of
 from headscope.app.report import environment
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def section(name: str, about: str = "") -> None:
 
 def chips(roles: Sequence[str]) -> Markup:
     """Roles in their hues."""
-    chip = Markup('<span class="chip" style="--hue:var(--role-{})">{}</span>')
-    return Markup(" ").join(chip.format(role, title(role)) for role in roles)
+    chip = Markup('<span class="chip" style="--hue:{}">{}</span>')
+    return Markup(" ").join(chip.format(hue_of(role), title(role)) for role in roles)
 
 
 def note(text: str) -> None:

@@ -9,6 +9,7 @@ import streamlit as st
 from headscope.app.dashboard import address, look, store, strips
 from headscope.app.examples import clearest_row, shown
 from headscope.app.looks import title
+from headscope.app.palette import hue_of
 from headscope.app.tokens import visible
 
 if TYPE_CHECKING:
@@ -78,4 +79,4 @@ def _hue(headmap: HeadMap, layer: int, head: int) -> str:
     row = frame[(frame["layer"] == layer) & (frame["head"] == head)].iloc[0]
     has = [r for r in headmap.roles if row[headmap.rule(r).column]]
     rarest = min(has, key=lambda r: int(frame[headmap.rule(r).column].sum()), default="")
-    return f"var(--role-{rarest})" if rarest else "var(--active)"
+    return hue_of(rarest) if rarest else "var(--active)"

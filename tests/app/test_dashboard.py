@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from pages import text
 from streamlit.testing.v1 import AppTest
 
+from headscope.app import headmap_html
 from headscope.app.dashboard import jobs, shelf
 from headscope.app.dashboard.look import plain
 from headscope.app.dashboard.navigation import PAGES
@@ -100,6 +102,18 @@ def test_hostile_tokens_stay_text(page: Callable[..., AppTest], hostile: str) ->
         shown = text(page("head", run="tiny", layer=2, head=1, kind=kind))
         assert hostile not in shown and "&lt;script&gt;" in shown
         assert "\u202e" not in shown
+
+
+def test_a_hostile_role_cannot_leave_its_style(page: Callable[..., AppTest], runs: Path) -> None:
+    headmap = HeadMap.open(runs / "tiny")
+    rule = headmap.meta.rules[0]
+    evil = "x);background:url(http://a.b/c);--y:var(--z"
+    headmap.relabel([rule.model_copy(update={"role": evil})]).save(runs / "evil.parquet")
+    for name in ("atlas", "head", "circuits"):
+        shown = text(page(name, run="evil.parquet"))
+        assert not re.findall(r'style="[^"]*url\(', shown), name
+    assert 'style="' in headmap_html(HeadMap.open(runs / "evil.parquet"))
+    assert not re.findall(r'style="[^"]*url\(', headmap_html(HeadMap.open(runs / "evil.parquet")))
 
 
 @pytest.mark.parametrize(("layer", "head"), [("99", "0"), ("-1", "0"), ("x", "1"), ("0", "4"), ("1e3", "0")])
