@@ -11,3 +11,6 @@ from .rows import CHUNK_ELEMENTS as CHUNK_ELEMENTS
 from .rows import RowStatistics as RowStatistics
 from .rows_auto import row_statistics as row_statistics
 from .rows_fused import fused_row_statistics as fused_row_statistics
+from .tokens import TokenSizes as TokenSizes
+from .tokens import kurtosis as kurtosis
+from .tokens_auto import token_sizes as token_sizes

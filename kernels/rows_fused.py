@@ -17,7 +17,7 @@ from torch import Tensor
 from headscope.kernels.backend import on_its_device, processors
 from headscope.kernels.prefill_triton import LOG2E
 from headscope.kernels.rows import RowStatistics
-from headscope.kernels.rows_gather import device_ints, heaviest_keys, offset_mass
+from headscope.kernels.rows_gather import OffsetKeys, device_ints, heaviest_keys, offset_keys, offset_mass
 from headscope.kernels.rows_keys_triton import _cut, _receive
 from headscope.kernels.rows_triton import _join_splits, _sweep
 
@@ -43,30 +43,35 @@ def fused_row_statistics(
     top: int = 1,
     values: bool = True,
     received: bool = True,
+    prepared: dict[str, Any] | None = None,
 ) -> RowStatistics:
     """Arguments and result of `row_statistics`; groups of at most 64 query heads.
 
     Two extra switches spare work: without `values` there is no `output` and no `kept_output`,
     without `received` no `received` (they come back empty). More than one heaviest key costs a
-    plain product of rows and keys: ask it of few rows.
+    plain product of rows and keys: ask it of few rows. `prepared` is that of `rows_auto`. Nothing
+    here waits for the GPU.
     """
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    lo, hi = lo.int().contiguous(), hi.int().contiguous()
-    start = torch.zeros(len(q), dtype=torch.int32, device=q.device) if start is None else start.int()
-    asked = _Rows(q, k, v, lo, hi, start, hi.amax(0).argsort().int(), scaling, softcap, sinks)
-    fixed = _fixed(start, first, spans)
+    prepared = {} if prepared is None else prepared
+    if not prepared:
+        prepared["where"] = _where(at, lo, hi, start, first, spans)
+        prepared["offsets"] = offset_keys(at, lo, hi, k.shape[2], offsets)
+    where: _Where = prepared["where"]
+    back: OffsetKeys = prepared["offsets"]
+    asked, fixed = _Rows(q, k, v, where, scaling, softcap, sinks), where.fixed
     swept = _swept(asked, fixed, device_ints(tuple(recent), q.device), top == 1, values)
     level, cuts = _cuts(asked, keep)
     heaviest, named = swept.mass[..., None], swept.key[..., None].long()
     if top == 0:
         named = torch.full_like(named, -1)
     elif top > 1:
-        heaviest, named = heaviest_keys(q, k, lo, hi, swept.lse, scaling, softcap, top)
+        heaviest, named = heaviest_keys(q, k, where.lo, where.hi, swept.lse, scaling, softcap, top)
     sizes = [len(first), fixed.shape[1] - len(first), len(recent)]
     in_first, in_span, in_recent = swept.masses.split(sizes, -1)
     return RowStatistics(
         lse=swept.lse, entropy=swept.entropy, first=in_first, recent=in_recent, span=in_span,
-        offset=offset_mass(q, k, at, lo, hi, swept.lse, scaling, softcap, offsets),
+        offset=offset_mass(q, k, back, swept.lse, scaling, softcap),
         top_key=named, top_mass=heaviest, output=swept.output,
         received=_received(asked, swept.lse) if received else swept.lse[..., :0],
         kept_mass=torch.exp(level - swept.lse[..., None]),
@@ -74,16 +79,23 @@ def fused_row_statistics(
     )  # fmt: skip
 
 
+class _Where(NamedTuple):
+    """Which keys the rows see, all int32; the same for every layer that has these rows."""
+
+    lo: Tensor
+    hi: Tensor
+    start: Tensor
+    order: Tensor  # sorts the rows by their last key
+    fixed: Tensor  # key ranges that are the same for every row of a sequence. [B, M, 2]
+
+
 class _Rows(NamedTuple):
-    """The rows and what they see. `order` sorts them by their last key."""
+    """The rows and what they see."""
 
     q: Tensor
     k: Tensor
     v: Tensor
-    lo: Tensor
-    hi: Tensor
-    start: Tensor
-    order: Tensor
+    where: _Where
     scaling: float
     softcap: float | None
     sinks: Tensor | None
@@ -134,7 +146,7 @@ def _swept(asked: _Rows, fixed: Tensor, widths: Tensor, top: bool, values: bool)
     columns = {"M": count, "MP": max(1, triton.next_power_of_2(count)), "VALUES": values}
     part = asked.empty(batch, heads, rows, splits, dim + count + 4)
     _sweep[(tiles, splits, kv_heads * batch)](
-        *asked[:3], part, asked.order, asked.lo, asked.hi, fixed, widths, *asked.strides,
+        *asked[:3], part, asked.where.order, asked.where.lo, asked.where.hi, fixed, widths, *asked.strides,
         rows, heads, kv_heads, heads // kv_heads, tile_rows, splits, split_keys, *asked.units,
         FIXED=fixed.shape[1], TOP=top, **columns, **constants, **tuning,
     )  # fmt: skip
@@ -143,7 +155,7 @@ def _swept(asked: _Rows, fixed: Tensor, widths: Tensor, top: bool, values: bool)
     masses = asked.empty(batch, heads, rows, count)
     output = asked.empty(batch, heads, rows, dim * values)
     _join_splits[(rows, heads, batch)](
-        part, lse if asked.sinks is None else asked.sinks, asked.lo, asked.hi,
+        part, lse if asked.sinks is None else asked.sinks, asked.where.lo, asked.where.hi,
         lse, entropy, mass, key, masses, output, rows, heads, splits, split_keys,
         D=dim, DP=constants["DP"], SP=triton.next_power_of_2(splits),
         SINKS=asked.sinks is not None, num_warps=1, **columns,
@@ -157,7 +169,8 @@ def _received(asked: _Rows, lse: Tensor) -> Tensor:
     received = asked.empty(batch, heads, keys)
     tuning = receive_blocks(asked.constants["DP"], asked.q.element_size())
     _receive[(triton.cdiv(keys, tuning["BN"]), heads, batch)](
-        asked.q, asked.k, lse, received, asked.order, asked.lo, asked.hi, *asked.strides[:6],
+        asked.q, asked.k, lse, received, asked.where.order, asked.where.lo, asked.where.hi,
+        *asked.strides[:6],
         rows, keys, heads, heads // kv_heads, *asked.units, RP=triton.next_power_of_2(rows),
         **asked.constants, **tuning,
     )  # fmt: skip
@@ -172,7 +185,7 @@ def _cuts(asked: _Rows, keep: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor
     constants, group = asked.constants, heads // kv_heads
     for c, (sink, window) in enumerate(keep):
         _cut[(rows, kv_heads, batch)](
-            *asked[:3], asked.lo, asked.hi, asked.start, level[..., c], cuts[..., c, :],
+            *asked[:3], asked.where.lo, asked.where.hi, asked.where.start, level[..., c], cuts[..., c, :],
             *asked.strides, rows, heads, group, sink, window, len(keep), *asked.units,
             BM=max(16, triton.next_power_of_2(group)), BN=64 if constants["DP"] <= 128 else 32,
             num_warps=4, **constants,
@@ -182,11 +195,16 @@ def _cuts(asked: _Rows, keep: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor
     return level, cuts
 
 
-def _fixed(start: Tensor, first: Sequence[int], spans: Tensor | None) -> Tensor:
-    """Key ranges that are the same for every row of a sequence: first, then spans. [B, M, 2]"""
+def _where(
+    at: Tensor, lo: Tensor, hi: Tensor, start: Tensor | None, first: Sequence[int], spans: Tensor | None
+) -> _Where:
+    lo, hi = lo.int().contiguous(), hi.int().contiguous()
+    start = torch.zeros(len(at), dtype=torch.int32, device=at.device) if start is None else start.int()
     ends = start[:, None] + device_ints(tuple(first), start.device)
-    ranges = torch.stack([torch.zeros_like(ends), ends], -1)
-    return ranges if spans is None else torch.cat([ranges, spans.int()], 1)
+    fixed = torch.stack([torch.zeros_like(ends), ends], -1)  # first, then spans
+    if spans is not None:
+        fixed = torch.cat([fixed, spans.int()], 1)
+    return _Where(lo, hi, start, hi.amax(0).argsort().int(), fixed)
 
 
 def sweep_blocks(dim: int, itemsize: int, values: bool) -> dict[str, int]:

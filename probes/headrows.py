@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from headscope.kernels import RowStatistics
 from headscope.probes.errors import Refused
 from headscope.probes.prompts import Prompt
 from headscope.probes.recipe import Watch
+from headscope.probes.residual import stacked
 from headscope.probes.rows import RowObserver
 from headscope.probes.seam import AttentionCall
 from headscope.probes.verify import refuse_unbounded
@@ -64,6 +66,8 @@ class HeadRows:
     _sampled: list[dict[str, Tensor]] = field(default_factory=list)
     _exact: list[dict[str, Tensor]] = field(default_factory=list)
     _head: list[dict[str, Tensor]] = field(default_factory=list)
+    _observers: dict[str, RowObserver] = field(default_factory=dict)
+    _placed: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
 
     @property
     def _offsets(self) -> dict[str, tuple[int, ...]]:
@@ -76,65 +80,106 @@ class HeadRows:
         distinct, which = torch.tensor(self.prompt.ids).unique(return_inverse=True)
         return self.model.unembedding(distinct), which
 
+    def _once(self, name: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` gives, moved to the device by the first layer there and kept for the others.
+
+        A copy from the host makes it wait for all work queued on the device. Where no layer but
+        the first waits, the host runs ahead, and a scan costs the device's own work alone.
+        """
+        if (name, device) not in self._placed:
+            self._placed[name, device] = make().to(device)
+        return self._placed[name, device]
+
     def see(self, call: AttentionCall) -> None:
         if len(self.prompt) != call.q.shape[2] or call.q.shape[0] != 1:
             raise Refused("A prompt is observed alone and in one prefill.")
         weight = self.model.output_weight(call.layer).float()
         copies = "echo" in self.prompt.offsets
-        sampled = self._measure(call, self.sample, 1 if copies else 0)
-        exact = self._measure(call, self.exact, self.watch.top)
-        # Evenly spaced, not drawn: the yardstick must not move with the sample of rows.
-        spread = torch.linspace(0, len(self.prompt) - 1, min(_VALUES, len(self.prompt))).long()
-        typical = _value_norms(call, weight, spread).median(-1).values.clamp_min(1e-12)
-        a = self._per_row(sampled, weight, self.sample, typical)
-        b = self._per_row(exact, weight, self.exact, typical)
+        text = self.prompt.answer is None  # in which sinks are looked for: what keys receive is read
+        sampled = self._measure(call, "sample", self.sample, top=1 if copies else 0, received=text)
+        exact = self._measure(call, "exact", self.exact, top=self.watch.top, received=False)
+        norms = _value_norms(call, weight, self._once("spread", call.v.device, self._spread))
+        typical = norms.median(-1).values.clamp_min(1e-12)
+        a = self._per_row(sampled, weight, "sample", self.sample, typical)
+        b = self._per_row(exact, weight, "exact", self.exact, typical)
         b |= {"top_key": exact.top_key[0], "top_masses": exact.top_mass[0]}
         if copies:
             a["copying"] = self._copying(sampled, weight)
         head = {"value_norm_median": typical}
-        head["value_norm_first"] = _value_norms(call, weight, torch.zeros(1, dtype=torch.long))[:, 0]
-        if self.prompt.answer is None:  # text, in which sinks are looked for
+        # Apart from the others: a product of 49 rows may round differently from run to run.
+        origin = self._once("first key", call.v.device, lambda: torch.zeros(1, dtype=torch.long))
+        head["value_norm_first"] = _value_norms(call, weight, origin)[:, 0]
+        if text:
             head |= self._receivers(call, sampled)
-            first = self._measure(call, torch.arange(min(self.prefix, len(self.prompt))), 1, plain=True)
+            prefix = torch.arange(min(self.prefix, len(self.prompt)))
+            first = self._measure(call, "prefix", prefix, plain=True, received=False)
             head["prefix_first"] = first.first[0, :, :, 0].mean(-1)
         for name, store in (("_sampled", a), ("_exact", b), ("_head", head)):
             getattr(self, name).append(store)
 
-    def _measure(self, call: AttentionCall, rows: Tensor, top: int, plain: bool = False) -> RowStatistics:
-        text = self.prompt.answer is None  # only there is received mass read
-        watch = self.watch.model_copy(update={"top": top, "received": text})  # top 0: the mass alone
-        if plain:
-            watch = Watch(first=(1,), recent=(), keep=(), top=1, chunk_elements=watch.chunk_elements)
-        observer = RowObserver(
-            rows[None], watch,
-            spans={n: torch.tensor([s]) for n, s in self.prompt.spans.items()} if not plain else {},
-            offsets=self._offsets if not plain else {},
-        )  # fmt: skip
-        ((_, _, statistics),) = observer.measure(call)
+    def _measure(
+        self,
+        call: AttentionCall,
+        name: str,
+        rows: Tensor,
+        *,
+        top: int = 1,
+        received: bool,
+        plain: bool = False,
+    ) -> RowStatistics:
+        """Statistics of the rows called `name`; `top` 0 asks for the largest mass without its key."""
+        if name not in self._observers:
+            watch = self.watch.model_copy(update={"top": top, "received": received})
+            if plain:
+                watch = watch.model_copy(update={"first": (1,), "recent": (), "keep": ()})
+            spans = {n: torch.tensor([s]) for n, s in self.prompt.spans.items()} if not plain else {}
+            self._observers[name] = RowObserver(
+                rows[None], watch, spans=spans, offsets=self._offsets if not plain else {}
+            )
+        ((_, _, statistics),) = self._observers[name].measure(call)
         return statistics
 
-    def _per_row(self, s: RowStatistics, weight: Tensor, rows: Tensor, typical: Tensor) -> dict[str, Tensor]:
-        """Everything that is one number per head and row. [H, R] each"""
+    def _spread(self) -> Tensor:
+        """Keys whose values tell how large an ordinary one is.
+
+        Evenly spaced, not drawn: the yardstick must not move with the sample of rows.
+        """
+        return torch.linspace(0, len(self.prompt) - 1, min(_VALUES, len(self.prompt))).long()
+
+    def _per_row(
+        self, s: RowStatistics, weight: Tensor, name: str, rows: Tensor, typical: Tensor
+    ) -> dict[str, Tensor]:
+        """Everything that is one number per head and row of those called `name`. [H, R] each"""
         out: dict[str, Tensor] = {"top_mass": s.top_mass[0, ..., 0], "lse": s.lse[0]}
-        visible = (rows + 1).to(s.lse.device)
-        out["entropy"] = (s.entropy[0] / visible.clamp_min(2).log()).masked_fill(visible < 2, torch.nan)
+        device, visible = s.lse.device, rows + 1
+
+        def once(what: str, make: Callable[[], Tensor]) -> Tensor:
+            return self._once(f"{name} {what}", device, make)
+
+        # The entropy of a single key is over ln(1): NaN.
+        most = once("log", lambda: visible.log().masked_fill(visible < 2, torch.nan))
+        out["entropy"] = s.entropy[0] / most
         for i, k in enumerate(self.watch.first):
             out[f"first_{k}"] = s.first[0, ..., i]
         for i, w in enumerate(self.watch.recent):
             out[f"recent_{w}"] = s.recent[0, ..., i]
-        for i, name in enumerate(self.prompt.spans):
-            out[f"span_{name}"] = s.span[0, ..., i]
-        first_period = visible <= int(self.prompt.meta.get("period", 0)) + 1
-        for i, name in enumerate(self._offsets):
-            out[f"offset_{name}"] = s.offset[0, ..., i].masked_fill(first_period, torch.nan)
+        for i, span in enumerate(self.prompt.spans):
+            out[f"span_{span}"] = s.span[0, ..., i]
+        period = int(self.prompt.meta.get("period", 0))
+        offset = s.offset[0].masked_fill(
+            once("first period", lambda: (visible <= period + 1)[:, None]), torch.nan
+        )
+        for i, distances in enumerate(self._offsets):
+            out[f"offset_{distances}"] = offset[..., i]
         added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
         whole = added.sum(0).norm(dim=-1).clamp_min(1e-12)
         out["activity"] = added.norm(dim=-1) / typical[:, None]
         for i, (sink, recent) in enumerate(self.watch.keep):
             lost = torch.einsum("hrd,hdm->hrm", s.output[0] - s.kept_output[0, :, :, i], weight)
             group = lost.view(self.model.geometry.kv_heads, -1, *lost.shape[1:]).sum(1)
-            short = visible <= sink + recent
-            for name, value in (
+            enough = sink + recent
+            short = once(f"short of {enough}", partial(torch.le, visible, enough))
+            for cut, value in (
                 (f"kept_{sink}_{recent}", s.kept_mass[0, ..., i]),
                 (f"cut_error_{sink}_{recent}", lost.norm(dim=-1) / whole),
                 (
@@ -142,7 +187,7 @@ class HeadRows:
                     (group.norm(dim=-1) / whole).repeat_interleave(self.model.geometry.group_size, 0),
                 ),
             ):
-                out[name] = value.masked_fill(short, torch.nan)
+                out[cut] = value.masked_fill(short, torch.nan)
         return out
 
     def _copying(self, s: RowStatistics, weight: Tensor) -> Tensor:
@@ -150,8 +195,8 @@ class HeadRows:
         it looks at most. 0 ... 1, 0.5 by chance. [H, R]"""
         added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
         table, which = self._directions
-        logits = added @ table.to(added.device).T
-        looked_at = which.to(added.device)[s.top_key[0, ..., 0]]
+        logits = added @ self._once("table", added.device, lambda: table).T
+        looked_at = self._once("which", added.device, lambda: which)[s.top_key[0, ..., 0]]
         below = logits < logits.gather(-1, looked_at[..., None])
         return below.sum(-1) / max(1, table.shape[0] - 1)
 
@@ -163,31 +208,35 @@ class HeadRows:
         n, early = len(self.prompt), min(EARLY, len(self.sample))
         pad = torch.nn.functional.pad
         total = pad(s.received[0], (0, n - s.received.shape[-1]))
-        first = self._measure(call, self.sample[:early], 0, plain=True).received[0]
+        rows = self.sample[:early]
+        first = self._measure(call, "early", rows, top=0, received=True, plain=True).received[0]
         first = pad(first, (0, n - first.shape[-1]))
         weight = (n - early) / max(1, len(self.sample) - early)
-        share = (first + weight * (total - first)) / torch.arange(n, 0, -1, device=total.device)
-        seen = (self.sample[:, None] >= torch.arange(n)).sum(0).to(total.device)
-        share = share.masked_fill(seen < min(_MIN_SEEN, len(self.sample)), 0.0)
+        share = (first + weight * (total - first)) / self._once(
+            "rows that see", total.device, lambda: torch.arange(n, 0, -1)
+        )
+        share = share.masked_fill(self._once("seldom seen", total.device, self._seldom), 0.0)
         mass, key = share.topk(min(_RECEIVERS, n), -1)
         return {"receiver_key": key, "receiver_mass": mass}
+
+    def _seldom(self) -> Tensor:
+        """Which keys too few sampled rows see. [n]"""
+        earlier = torch.searchsorted(self.sample, torch.arange(len(self.prompt)))  # rows before the key
+        return len(self.sample) - earlier < min(_MIN_SEEN, len(self.sample))
 
     def collect(self) -> Found:
         """All layers stacked on the CPU, and checked to be finite where they must be.
 
         Only here do results leave the GPU: a copy per layer would make the prefill wait.
         """
-        for layer, seen in enumerate(self._sampled):
-            refuse_unbounded(self.model.name, layer, seen["lse"])
-        return Found(_stack(self._sampled), _stack(self._exact), _stack(self._head))
+        sampled = stacked(self._sampled)
+        for layer, lse in enumerate(sampled["lse"]):
+            refuse_unbounded(self.model.name, layer, torch.from_numpy(lse))
+        return Found(sampled, stacked(self._exact), stacked(self._head))
 
 
 def _value_norms(call: AttentionCall, weight: Tensor, at: Tensor) -> Tensor:
     """Norm of what the value of each key would add to the residual stream. [H, len(at)]"""
-    values = call.v[0, :, at.to(call.v.device)].float()
+    values = call.v[0, :, at].float()
     group = math.ceil(weight.shape[0] / values.shape[0])
     return torch.einsum("hrd,hdm->hrm", values.repeat_interleave(group, 0), weight).norm(dim=-1)
-
-
-def _stack(layers: list[dict[str, Tensor]]) -> dict[str, NDArray[Any]]:
-    return {name: torch.stack([layer[name].cpu() for layer in layers]).numpy() for name in layers[0]}

@@ -6,14 +6,17 @@ values and concentrated attention they make up the extreme tokens of Guo et al. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from headscope.kernels import kurtosis, token_sizes
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
@@ -21,60 +24,48 @@ if TYPE_CHECKING:
 
 @dataclass
 class ResidualMeter:
-    """Per layer input, one entry a layer, for a single sequence of n tokens.
+    """What every layer's input looks like, for a single sequence of n tokens of d entries.
 
     Attributes:
-        moments: whether to compute the kurtosis.
+        moments: whether `arrays` gives the kurtosis.
         extremes: how many of the largest tokens of a layer to keep.
-        peak_token: the tokens with the largest Euclidean norm, largest first. [extremes]
-        peak_norm: their norms. [extremes]
-        peak_dim: the dimension of the largest absolute entry of each. [extremes]
-        peak_value: that entry, with its sign. [extremes]
-        median_norm: median token norm.
-        inf_norm: largest absolute entry of the whole sequence (Bondarenko et al. 2023).
-        kurtosis: fourth moment over squared variance of all n x d entries, 3 for a Gaussian
-            (same source); NaN where `moments` is off.
     """
 
     moments: bool = True
     extremes: int = 8
-    peak_token: list[Tensor] = field(default_factory=list)
-    peak_norm: list[Tensor] = field(default_factory=list)
-    peak_dim: list[Tensor] = field(default_factory=list)
-    peak_value: list[Tensor] = field(default_factory=list)
-    median_norm: list[Tensor] = field(default_factory=list)
-    inf_norm: list[Tensor] = field(default_factory=list)
-    kurtosis: list[Tensor] = field(default_factory=list)
+    _layers: list[dict[str, Tensor]] = field(default_factory=list, repr=False)
+    _width: int = 0
 
     def see(self, hidden: Tensor) -> None:
-        """Take in the residual stream before one layer. [1, n, d]"""
-        x = hidden.detach()[0].float()
-        norm = x.norm(dim=-1)
-        top, token = norm.topk(min(self.extremes, len(norm)))
-        dim = x[token].abs().argmax(-1)
-        low, high = x.aminmax()
-        self.peak_token.append(token)
-        self.peak_norm.append(top)
-        self.peak_dim.append(dim)
-        self.peak_value.append(x[token, dim])
-        self.median_norm.append(norm.median())
-        self.inf_norm.append(torch.maximum(-low, high))
-        self.kurtosis.append(_kurtosis(x) if self.moments else torch.tensor(torch.nan))
+        """Take in the residual stream before one layer; nothing here waits for a GPU. [1, n, d]"""
+        sizes = token_sizes(hidden.detach()[0], self.extremes, self.moments)
+        self._layers.append(sizes._asdict() | {"median_norm": sizes.norm.median()})
+        self._layers[-1].pop("norm")
+        self._width = hidden.shape[-1]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything seen, one entry per layer, now copied to the CPU. [L] or [L, extremes]"""
-        names = [f.name for f in fields(self) if f.name not in ("moments", "extremes")]
-        return {name: torch.stack([x.cpu() for x in getattr(self, name)]).numpy() for name in names}
+        """Everything seen, one entry per layer, copied to the CPU only now. [L] or [L, extremes]
+
+        `peak_token`: the tokens with the largest Euclidean norm, largest first; `peak_norm`: their
+        norms; `peak_dim`: the dimension of the largest absolute entry of each; `peak_value`: that
+        entry, with its sign; `median_norm`: median token norm; `inf_norm`: largest absolute entry
+        of the whole sequence (Bondarenko et al. 2023); `kurtosis`: fourth moment over squared
+        variance of all n x d entries, 3 for a Gaussian (same source), NaN where `moments` is off.
+        """
+        found = stacked(self._layers)
+        sums = found.pop("sums")
+        found["kurtosis"] = np.full(len(sums), np.nan, np.float32)
+        if self.moments:
+            found["kurtosis"] = kurtosis(torch.from_numpy(sums), self._width).float().numpy()
+        return found
 
 
-def _kurtosis(x: Tensor) -> Tensor:
-    """Token by token first, then over tokens: the order, and so the result, is always the same."""
-    centred = x - x.mean(-1).double().mean().float()
-    square = centred * centred
-    second = square.sum(-1).cpu().double().sum()
-    fourth = (square * square).sum(-1).cpu().double().sum()
-    variance = second / max(1, x.numel() - 1)
-    return (fourth / x.numel() / (variance * variance + 1e-6)).float()
+def stacked(layers: Sequence[Mapping[str, Tensor]]) -> dict[str, NDArray[Any]]:
+    """The arrays of all layers, put together on the device of the first and copied from it once each."""
+    return {
+        name: torch.stack([layer[name].to(layers[0][name].device) for layer in layers]).cpu().numpy()
+        for name in layers[0]
+    }
 
 
 @contextmanager

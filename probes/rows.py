@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +18,23 @@ from headscope.kernels import RowStatistics, row_statistics
 from headscope.probes.errors import DidNotFire, HeadscopeError
 from headscope.probes.recipe import Watch
 from headscope.probes.seam import AttentionCall
+from headscope.probes.visibility import Visibility
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the asked rows of one sequence lie in a call, on its device: the same in every layer."""
+
+    columns: Tensor  # of `rows`, on the CPU. [R]
+    local: Tensor  # index among the queries of the call. [R]
+    at: Tensor  # as in `row_statistics`, like the next four. [1, R]
+    lo: Tensor
+    hi: Tensor
+    start: Tensor
+    spans: Tensor | None
+    shift: int
+    stop: int  # keys from here on are not read
+    prepared: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -37,6 +56,9 @@ class RowObserver:
     offsets: Mapping[str, Sequence[int]] = field(default_factory=dict)
     layers: dict[int, RowStatistics] = field(default_factory=dict)
     _came: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _places: WeakKeyDictionary[Visibility, dict[tuple[Any, ...], _Place | None]] = field(
+        default_factory=WeakKeyDictionary, repr=False
+    )
 
     def see(self, call: AttentionCall) -> None:
         """Measure the asked rows that lie in this call, whole sequences or a chunk of them."""
@@ -48,36 +70,55 @@ class RowObserver:
             table = self.layers.setdefault(call.layer, _empty(statistics, *self.rows.shape))
             self.layers[call.layer] = _merge(table, sequence, columns, statistics)
             came = self._came.setdefault(call.layer, torch.zeros(self.rows.shape, dtype=torch.bool))
-            came[sequence, columns.cpu()] = True
+            came[sequence, columns] = True
 
     def measure(self, call: AttentionCall) -> Iterator[tuple[int, Tensor, RowStatistics]]:
         """For each sequence with rows in this call: its index, their columns, their statistics.
 
-        The statistics are those of one sequence (B = 1), on the device of the call.
+        The columns are on the CPU, the statistics (of one sequence, B = 1) on the device of the
+        call. Once the rows of a forward pass are placed, nothing here waits for that device.
         """
-        device, keys, gone = call.q.device, call.k.shape[2], call.visible.key_offset
-        starts = call.visible.first_key(call.q.shape[0], device)
-        for b, start in enumerate(starts.tolist()):
-            at = self.rows[b].to(device) + start
-            local = at - call.visible.query_offset
-            columns = ((local >= 0) & (local < call.q.shape[2])).nonzero()[:, 0]
-            if not len(columns):
+        for b in range(call.q.shape[0]):
+            place = self._place(call, b)
+            if place is None:
                 continue
-            at, local = at[columns], local[columns]
-            lo, hi = call.visible.ranges(at, keys, b)
-            shift = start - gone  # from unpadded positions to indices of the keys held
-            spans = [s[b].to(device) + shift for s in self.spans.values()]
             statistics = row_statistics(
-                call.q[b : b + 1, :, local], call.k[b : b + 1], call.v[b : b + 1],
-                at[None] - gone, lo[None], hi[None],
-                scaling=call.scaling, start=torch.tensor([shift], device=device),
-                softcap=call.softcap, sinks=call.sinks,
+                call.q[b : b + 1, :, place.local], call.k[b : b + 1, :, : place.stop],
+                call.v[b : b + 1, :, : place.stop], place.at, place.lo, place.hi,
+                scaling=call.scaling, start=place.start, softcap=call.softcap, sinks=call.sinks,
                 first=self.watch.first, recent=self.watch.recent, keep=self.watch.keep,
-                spans=torch.stack(spans)[None] if spans else None,
-                offsets=list(self.offsets.values()),
-                top=self.watch.top, received=self.watch.received, chunk_elements=self.watch.chunk_elements,
+                spans=place.spans, offsets=list(self.offsets.values()),
+                top=self.watch.top, received=self.watch.received,
+                chunk_elements=self.watch.chunk_elements, prepared=place.prepared,
             )  # fmt: skip
-            yield b, columns, _unshift(statistics, shift)
+            yield b, place.columns, _unshift(statistics, place.shift)
+
+    def _place(self, call: AttentionCall, b: int) -> _Place | None:
+        """Where the rows of sequence `b` lie in this call; worked out by its first layer for all."""
+        places = self._places.setdefault(call.visible, {})
+        key = (b, call.q.shape[2], call.k.shape[2], call.q.device)
+        if key not in places:
+            places[key] = self._find(call, b)
+        return places[key]
+
+    def _find(self, call: AttentionCall, b: int) -> _Place | None:
+        device, gone, offset = call.q.device, call.visible.key_offset, call.visible.query_offset
+        start = call.visible.starts(call.q.shape[0])[b]
+        at = self.rows[b].cpu() + start
+        columns = ((at >= offset) & (at < offset + call.q.shape[2])).nonzero()[:, 0]
+        if not len(columns):
+            return None
+        shift = start - gone  # from unpadded positions to indices of the keys held
+        spans = [s[b].cpu() + shift for s in self.spans.values()]
+        # Keys after the last row are seen by no row.
+        stop = int(at[columns].max()) + 1 if call.visible.plain_causal else call.k.shape[2]
+        there = at[columns].to(device)
+        lo, hi = call.visible.ranges(there, call.k.shape[2], b)
+        return _Place(
+            columns, there - offset, there[None] - gone, lo[None], hi[None],
+            torch.tensor([shift], device=device),
+            torch.stack(spans)[None].to(device) if spans else None, shift, stop,
+        )  # fmt: skip
 
     def check(self) -> None:
         """Raise DidNotFire unless every asked row came in every layer."""
@@ -115,7 +156,7 @@ def _empty(like: RowStatistics, sequences: int, rows: int) -> RowStatistics:
 def _merge(table: RowStatistics, sequence: int, columns: Tensor, fresh: RowStatistics) -> RowStatistics:
     """Write one sequence's fresh rows into the table; received mass adds up."""
     for name in (f.name for f in fields(RowStatistics) if f.name != "received"):
-        getattr(table, name)[sequence][:, columns.cpu()] = getattr(fresh, name)[0].cpu()
+        getattr(table, name)[sequence][:, columns] = getattr(fresh, name)[0].cpu()
     grown = max(table.received.shape[-1], fresh.received.shape[-1])
     received = torch.nn.functional.pad(table.received, (0, grown - table.received.shape[-1]))
     received[sequence, :, : fresh.received.shape[-1]] += fresh.received[0].cpu()

@@ -8,6 +8,7 @@ whole call (what the fused kernel needs), or for one far-away row (how wide is t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ _FAR = 1 << 24  # a row so late that every window ends before it begins
 _WIDEST = 1 << 21
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Visibility:
     """The keys visible to the queries of one attention call, in absolute key positions.
+
+    The layers of one forward pass share it, so what is kept per object is found once a pass.
 
     Attributes:
         arguments: what transformers passed to the mask function.
@@ -58,12 +61,16 @@ class Visibility:
         mask: Tensor | None = sdpa_mask(**arguments)
         return mask
 
-    def first_key(self, batch: int, device: torch.device) -> Tensor:
-        """Absolute position of each sequence's first real token (left padding). [B]"""
-        padding = self.arguments.get("attention_mask")
-        if padding is None:
-            return torch.zeros(batch, dtype=torch.long, device=device)
-        return padding.to(torch.uint8).argmax(-1).to(device)
+    def starts(self, batch: int) -> tuple[int, ...]:
+        """Absolute position of each sequence's first real token (left padding), one a sequence.
+
+        Without an attention mask there is no padding; with one, its device is waited for once.
+        """
+        return (0,) * batch if self.arguments.get("attention_mask") is None else self._padding
+
+    @cached_property
+    def _padding(self) -> tuple[int, ...]:
+        return tuple(self.arguments["attention_mask"].to(torch.uint8).argmax(-1).tolist())
 
     def ranges(self, rows: Tensor, keys: int, sequence: int = 0) -> tuple[Tensor, Tensor]:
         """The visible keys `lo <= j < hi` of the queries at absolute positions `rows`.
@@ -79,7 +86,7 @@ class Visibility:
         Raises:
             Refused: a row's visible keys are not one contiguous range, or there are none.
         """
-        if self._plain_causal():
+        if self.plain_causal:
             return torch.zeros_like(rows), rows + 1
         visible = self._rows(rows, keys, sequence)
         count = visible.sum(-1)
@@ -101,7 +108,9 @@ class Visibility:
         count = int(seen.expand(key.shape).sum())
         return None if count == _WIDEST + 1 else count
 
-    def _plain_causal(self) -> bool:
+    @property
+    def plain_causal(self) -> bool:
+        """Whether every query sees all keys up to its own and no other."""
         arguments = self.arguments
         return (
             arguments.get("local_size") is None

@@ -116,7 +116,7 @@ def shift(
         [R, heads, D], float32.
     """
     keys = call.k.shape[2]
-    start = int(call.visible.first_key(call.q.shape[0], call.q.device)[b])
+    start = call.visible.starts(call.q.shape[0])[b]
     first = call.visible.key_offset - start  # unpadded position of the first key held
     group = call.q.shape[1] // call.k.shape[1]
     v = call.v[b, [h // group for h in heads]].float()
