@@ -1,3 +1,4 @@
+from .apply import applied as applied
 from .each_head import each_head as each_head
 from .effects import METRICS as METRICS
 from .effects import Effects as Effects
@@ -33,7 +34,6 @@ from .intervene import Intervention as Intervention
 from .intervene import Learned as Learned
 from .intervene import OutputEdit as OutputEdit
 from .intervene import Settings as Settings
-from .intervene import applied as applied
 from .intervene import edit_of as edit_of
 from .intervene import elsewhere as elsewhere
 from .intervene import fit as fit

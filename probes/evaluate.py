@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
+from headscope.probes.apply import applied
 from headscope.probes.errors import HeadscopeError
-from headscope.probes.intervene import INTERVENTIONS, applied
+from headscope.probes.intervene import INTERVENTIONS
 from headscope.probes.prompts import Prompt
 from headscope.probes.spec import Spec
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headscope.probes.apply import applied
 from headscope.probes.errors import HeadscopeError
-from headscope.probes.intervene import applied
 from headscope.probes.spec import Spec
 
 if TYPE_CHECKING:

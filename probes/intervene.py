@@ -1,26 +1,25 @@
 """Interventions: reversible changes to what chosen heads do, under `generate` as in plain forwards.
 
-`fit` makes a `Spec`, `applied` runs the model under it and leaves no trace. A method is one file
-in the `interventions` folder of `probes`, `sinks` or `heads`.
+`fit` makes a `Spec`, `applied` (in `apply`) runs the model under it and leaves no trace. A method
+is one file in the `interventions` folder of `probes`, `sinks` or `heads`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
-from headscope.probes.errors import HeadscopeError, Refused
+from headscope.probes.errors import HeadscopeError
 from headscope.probes.files import first_fault
 from headscope.probes.geometry import HeadId
-from headscope.probes.passes import Passes, Rows
+from headscope.probes.passes import Rows
 from headscope.probes.prompts import Prompt
 from headscope.probes.registry import Registry
-from headscope.probes.seam import AttentionCall, attach
+from headscope.probes.seam import AttentionCall
 from headscope.probes.spec import Positions, Source, Spec
 
 if TYPE_CHECKING:
@@ -249,77 +248,3 @@ def edit_of(model: Model, spec: Spec) -> OutputEdit | AttentionEdit:
     """
     spec.check(model)
     return method_of(spec).edit(model, spec, _settings(method_of(spec), spec.settings))
-
-
-@contextmanager
-def applied(model: Model, *specs: Spec, prompt: int | Sequence[int] | Tensor | None = None) -> Iterator[None]:
-    """Run `model` under the interventions while the block lasts: `with applied(model, spec): ...`.
-
-    Works under plain forwards, `generate`, caches, chunked prefill, left padding and batches;
-    afterwards, and after an exception, the model is as it was. Several specs act in the order
-    given, those that change attention before those that change head outputs.
-
-    Args:
-        model: the model that the specs were fitted to.
-        specs: what to do.
-        prompt: length of the prompt in tokens (of each, without padding), for specs that tell
-            prompt from generated rows; None takes the first forward pass for the whole prompt.
-
-    Raises:
-        Refused: a spec for another model, or a call it cannot act on correctly.
-        DidNotFire: a forward pass went past a layer, or there was none.
-    """
-    edits = [(spec, edit_of(model, spec)) for spec in specs]
-    passes = Passes(model.name, prompt)
-    taps: list[_Tap] = []
-    with ExitStack() as stack:
-        expected = {(i, layer) for i, (spec, _) in enumerate(edits) for layer in spec.layers}
-        stack.enter_context(passes.follow(model, expected))
-        for i, (spec, edit) in enumerate(edits):
-            if isinstance(edit, AttentionEdit):
-                taps.append(_Tap(i, spec, edit, passes))
-                continue
-            for layer in spec.layers:
-                hook = _hook(i, spec, edit, passes, model, layer)
-                handle = model.output_projection(layer).register_forward_pre_hook(hook)
-                stack.callback(handle.remove)
-        if taps:
-            stack.enter_context(attach(model, *taps))
-        yield
-
-
-@dataclass
-class _Tap:
-    """An attention edit as the seam's editor."""
-
-    index: int
-    spec: Spec
-    change: AttentionEdit
-    passes: Passes
-
-    def edit(self, call: AttentionCall) -> Tensor:
-        if call.layer not in self.spec.layers:
-            return call.output
-        batch, _, tokens, _ = call.q.shape
-        rows = self.passes.rows(batch, tokens, self.spec.positions, call.q.device)
-        self.passes.fired(self.index, call.layer)
-        return self.change.attention(call, rows)
-
-
-def _hook(index: int, spec: Spec, edit: OutputEdit, passes: Passes, model: Model, layer: int) -> Any:
-    """An output edit as a pre-hook of W_O, whose input is all heads' outputs side by side."""
-    heads, width = model.geometry.heads, model.geometry.value_dim
-
-    def change(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        flat = args[0]
-        if flat.ndim != 3 or flat.shape[-1] != heads * width:
-            raise Refused(
-                f"The output projection of layer {layer} of {model.name!r} takes a tensor of shape "
-                f"{tuple(flat.shape)}, not (batch, tokens, {heads * width})."
-            )
-        z = flat.unflatten(-1, (heads, width))
-        rows = passes.rows(z.shape[0], z.shape[1], spec.positions, z.device)
-        passes.fired(index, layer)
-        return (edit.outputs(HeadOutputs(layer, z, rows)).to(flat.dtype).flatten(-2), *args[1:])
-
-    return change

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
+from headscope.probes.apply import applied
 from headscope.probes.forward import Batch, answer_logits, batches, contrast_of
-from headscope.probes.intervene import applied
 from headscope.probes.prompts import Prompt
 from headscope.probes.spec import Spec
 
