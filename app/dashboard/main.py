@@ -29,3 +29,4 @@ try:
     page.run()
 except HeadscopeError as error:
     look.error(str(error))
+    st.page_link("screens/runs.py", label="All runs", icon=":material/arrow_back:", query_params={})

@@ -163,7 +163,7 @@ def _disagreement(run: Run, headmap: HeadMap) -> None:
             config={"displayModeBar": False}, alt=f"How many of {len(policies)} rankings keep each KV group.",
         )  # fmt: skip
     with table:
-        headers = ["", "", "groups alike", "overlap of full ones"]
+        headers = ["", "", "alike", "overlap of full ones"]
         look.html(look.part("table", headers=headers, rows=disagreement(policies)[0]))
 
 
