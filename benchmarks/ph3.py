@@ -77,6 +77,26 @@ def variants(
     return sets
 
 
+def rivals(
+    model: Model, development: Conflicts, test: Conflicts, before: Settled, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Arms that touch no head: context-aware decoding, alpha chosen on `development`, and instructions."""
+    decoded, arms = context_aware(model, development), {}
+    for side in SIDES:
+        won = {alpha: float(getattr(settled, side).mean()) for alpha, settled in decoded.items()}
+        alpha = max(won, key=lambda a, won=won: (won[a], -abs(a)))  # type: ignore[misc]
+        (contrasted,) = context_aware(model, test, (alpha,)).values()
+        arms[f"{side}/context-aware decoding"] = arm(before, contrasted, seed, alpha=alpha)
+        told = instructed(model, test, INSTRUCTIONS[side])
+        arms[f"{side}/instruction"] = arm(before, told, seed)
+    return arms
+
+
+def save(results: dict[str, Any], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,6 +104,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--facts", type=int, default=280, help="facts to ask closed-book")
     parser.add_argument("--paths", type=int, default=32, help="prompts for path patching")
+    parser.add_argument("--favour", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--rivals", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--draws", type=int, default=5, help="random head sets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -98,22 +120,14 @@ def main() -> None:
             lambda p: p.meta["relation"] in LEARNED and p.meta["format"] not in FORMATS
         ),
     }
-    print(
-        len(data),
-        "known of",
-        args.facts,
-        "; learned from",
-        len(learned),
-        {k: len(v) for k, v in tests.items()},
-        flush=True,
-    )
+    print(len(data), "facts known,", len(learned), "of them to learn from", flush=True)
     fitting, development = halves(learned, args.seed)
     paths = fitting.conflict[: args.paths]
     importance = Importance.of(model, paths)
     print("importance", round(time.process_time() - began), flush=True)
     found = {
         side: find_pruning(model, learned, side, positions="generated", seed=args.seed, importance=importance)
-        for side in SIDES
+        for side in args.favour
     }
     slope = attribution_patching(model, paths, positions="last", towards="zero")
     loss = -slope.estimate("logit_diff").value
@@ -148,39 +162,20 @@ def main() -> None:
         "tests": {},
     }  # fmt: skip
     print(json.dumps(results["chosen_k"]), round(time.process_time() - began), flush=True)
-    decoded = context_aware(model, development)
-    alpha: dict[Side, float] = {}
-    for side in SIDES:
-        won = {a: getattr(settled, side).mean() for a, settled in decoded.items()}
-        alpha[side] = max(won, key=lambda a, won=won: (won[a], -abs(a)))  # type: ignore[misc]
-    results["chosen_alpha"] = alpha
     for name, test in tests.items():
-        before, *after = settle(
-            model, test, [(), *((prune(model, heads, "generated"),) for heads in sets.values())]
-        )
+        pruned = [(prune(model, heads, "generated"),) for heads in sets.values()]
+        before, *after = settle(model, test, [(), *pruned])
         arms = {"untouched": arm(before, before, args.seed, prompts=len(test))}
         for (label, heads), settled in zip(sets.items(), after, strict=True):
             arms[label] = arm(before, settled, args.seed, heads=[str(h) for h in heads])
         results["tests"][name] = arms
-        print(
-            name,
-            json.dumps(
-                {k: [v["memory"], v["context"], v["agreement"], v["closed"]] for k, v in arms.items()}
-            ),
-            flush=True,
-        )
-        cad = context_aware(model, test, sorted(set(alpha.values())))
-        for side in SIDES:
-            arms[f"{side}/context-aware decoding"] = arm(
-                before, cad[alpha[side]], args.seed, alpha=alpha[side]
-            )
-            arms[f"{side}/instruction"] = arm(before, instructed(model, test, INSTRUCTIONS[side]), args.seed)
-        if args.out:
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
+        for label, found_rates in arms.items():
+            print(name, label, *(round(100 * found_rates[rate]) for rate in RATES), flush=True)
+        save(results, args.out)
+        if args.rivals:
+            arms |= rivals(model, development, test, before, args.seed)
     results["cpu_seconds"] = round(time.process_time() - began)
-    print(results["cpu_seconds"])
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+    save(results, args.out)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ context answer, and pruning the heads of one side favours the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -113,9 +114,9 @@ def choose_k(
         order: the heads of the other side, first to be pruned first.
         ks: numbers to try.
         positions: the rows in which heads are pruned.
-        tolerance: by how much the accuracy on agreeing contexts, and without a context, may fall;
-            the second counts only when memory is favoured, since what favours the context may well
-            be what makes the model forget.
+        tolerance: by how much the accuracy on agreeing contexts, and without a context, may fall,
+            rounded up to whole prompts; the second counts only when memory is favoured, since what
+            favours the context may well be what makes the model forget.
 
     Raises:
         HeadscopeError: there are no conflicts.
@@ -124,9 +125,10 @@ def choose_k(
     first, *rest = settle(model, data, [(), *variants])
     curve = {0: first} | dict(zip(ks, rest, strict=True))
     kept = ("agreement", "closed") if favour == "memory" else ("agreement",)
+    spare = math.ceil(tolerance * len(data))
     allowed = [
         k for k, s in curve.items()
-        if all(getattr(s, name).mean() >= getattr(first, name).mean() - tolerance for name in kept)
+        if all(getattr(s, name).sum() >= getattr(first, name).sum() - spare for name in kept)
     ]  # fmt: skip
     best = max(allowed, key=lambda k: (getattr(curve[k], favour).mean(), -k))
     return Choice(best, curve)

@@ -195,3 +195,10 @@ def tokenizer(folder: Path) -> None:
     built = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     built.pre_tokenizer = pre_tokenizers.Whitespace()
     tf.PreTrainedTokenizerFast(tokenizer_object=built, unk_token="<unk>").save_pretrained(folder)
+
+
+def test_the_shipped_model_is_loaded_by_its_name() -> None:
+    model = load("facts")
+    assert model.name == "facts"
+    assert model.geometry.layers == 3
+    assert model.tokenizer is not None
