@@ -11,6 +11,7 @@ import typer
 
 from headscope.app.cli_attribute import attribute
 from headscope.app.cli_dashboard import app_command
+from headscope.app.cli_exam import exam
 from headscope.app.cli_exchange import export_command, import_command, schema
 from headscope.app.cli_gates import gates
 from headscope.app.cli_intervene import generate, intervene
@@ -39,6 +40,7 @@ app.command()(attribute)
 app.add_typer(policy)
 app.command()(verify)
 app.command()(sweep)
+app.command()(exam)
 app.command()(show)
 app.command()(compare)
 app.command()(report)

@@ -20,6 +20,11 @@ from .detect import Reading as Reading
 from .effect import effect as effect
 from .evidence import ShownPrompt as ShownPrompt
 from .evidence import read_evidence as read_evidence
+from .exam.grading import Grade as Grade
+from .exam.grading import grade as grade
+from .exam.sitting import EXAM as EXAM
+from .exam.sitting import Examination as Examination
+from .exam.sitting import examine as examine
 from .exchange import FORMATS as FORMATS
 from .exchange import Exported as Exported
 from .exchange import Format as Format

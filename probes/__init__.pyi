@@ -65,6 +65,13 @@ from .seam import attach as attach
 from .spec import Positions as Positions
 from .spec import Source as Source
 from .spec import Spec as Spec
+from .toys.planted.models import PLANTED as PLANTED
+from .toys.planted.models import PlantedHead as PlantedHead
+from .toys.planted.models import Truth as Truth
+from .toys.planted.models import plant as plant
+from .toys.planted.models import planted_truth as planted_truth
+from .toys.planted.models import write_planted as write_planted
+from .toys.planted.words import planted_haystack as planted_haystack
 from .trials import Trials as Trials
 from .trials import known as known
 from .trials import trials as trials

@@ -14,6 +14,7 @@ from headscope.sinks import kinds, on_kind
 
 _SOURCE = "Guo et al. 2024 (arXiv 2410.13835)"
 DORMANT_MASS, DORMANT_ACTIVITY = 0.7, 0.5
+AWAKE_ACTIVITY = 0.1
 
 
 @DETECTORS.register
@@ -21,9 +22,11 @@ class ActiveDormant:
     """Mass on the sink and size of the output, per kind of text.
 
     A head is dormant on a kind when its sampled rows put at least 0.7 on the first token and add
-    no more than half of what one ordinary token's value would (`activity`). `active_dormant` is
-    the range of its mean sink mass over the kinds, 0 ... 1; the label asks for a kind on which
-    the head is dormant and one on which it is not, and a range that is not noise.
+    no more than half of what one ordinary token's value would (`activity`); it is awake on a kind
+    where it is not dormant and adds at least a tenth of such a value, so that moving from the first
+    token to another drained one is no awakening. `active_dormant` is the range of its mean sink
+    mass over the kinds, 0 ... 1; the label asks for a kind on which the head is dormant and one on
+    which it is awake, and a range that is not noise.
     """
 
     name = "active_dormant"
@@ -49,6 +52,7 @@ class ActiveDormant:
         dormant = np.stack([
             (mass[k].value >= DORMANT_MASS) & (activity[k].value <= DORMANT_ACTIVITY) for k in groups
         ])  # fmt: skip
+        awake = ~dormant & np.stack([activity[k].value >= AWAKE_ACTIVITY for k in groups])
         scores, about = {"active_dormant": _range(list(mass.values()))}, {}
         about["active_dormant"] = ColumnInfo(
             about="largest difference of mean sink mass between kinds of text",
@@ -66,8 +70,8 @@ class ActiveDormant:
         names = np.array(list(groups))
         notes = {
             "dormant_kinds": dormant.sum(0),
-            "awake_kinds": (~dormant).sum(0),
-            "wakes_on": _wakes(dormant, names),
+            "awake_kinds": awake.sum(0),
+            "wakes_on": _wakes(dormant, awake, names),
         }
         return Reading(scores, about, notes)
 
@@ -80,8 +84,8 @@ def _range(masses: Sequence[Estimate]) -> Estimate:
     return Estimate(value.max(0) - value.min(0), np.sqrt(sum(spread)))
 
 
-def _wakes(dormant: np.ndarray, names: np.ndarray) -> np.ndarray:
+def _wakes(dormant: np.ndarray, awake: np.ndarray, names: np.ndarray) -> np.ndarray:
     """The kinds on which a head is awake though it is dormant on others; empty otherwise."""
-    flat = dormant.reshape(len(names), -1)
-    texts = [", ".join(names[~column]) if column.any() and not column.all() else "" for column in flat.T]
+    sleeps, wakes = dormant.reshape(len(names), -1).T, awake.reshape(len(names), -1).T
+    texts = [", ".join(names[w]) if s.any() else "" for s, w in zip(sleeps, wakes, strict=True)]
     return np.array(texts, dtype=object).reshape(dormant.shape[1:])

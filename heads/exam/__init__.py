@@ -1,0 +1,1 @@
+"""The exam: detectors graded on models whose heads were planted."""

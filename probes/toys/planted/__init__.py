@@ -1,0 +1,1 @@
+"""Models whose heads are known because their weights were set by hand, not trained."""
