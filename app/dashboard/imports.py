@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from headscope.app.cli_scan import slug
 from headscope.app.dashboard import jobs, look, shelf, store
 from headscope.probes import HeadscopeError
 
@@ -65,7 +66,7 @@ def take_in(files: Sequence[Any], kind: str, model: str, like: str, name: str) -
         where = Path(folder) if len(files) > 1 else Path(folder) / Path(files[0].name).name
         known = Known(model=model or (Path(files[0].name).stem if len(files) == 1 else ""), like=shape)
         headmap = import_map(where, kind, known)
-    stem = jobs.checked_name(name or f"{jobs.slug(headmap.meta.model)}-{kind}")
+    stem = jobs.checked_name(name or f"{slug(headmap.meta.model)}-{kind}")
     target = store.root() / f"{stem}.parquet"
     if target.exists() or target.is_symlink():
         raise HeadscopeError(f"The name {stem!r} is taken; choose another.")

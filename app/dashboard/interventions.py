@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from headscope.app.beforeafter import BeforeAfter, before_after
-from headscope.app.dashboard import address, held, live, look, store
+from headscope.app.dashboard import address, causes, held, live, look, store
 from headscope.app.dashboard.look import plain
-from headscope.app.looks import story, title
-from headscope.app.proof import proof_curve, proof_section
+from headscope.app.dashboard.questions import chosen_prompt
 from headscope.app.tokens import visible
 from headscope.probes import HeadscopeError
 
 if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
-    from headscope.heads import HeadMap, Manifest, Proof, ShownPrompt
+    from headscope.heads import HeadMap, Manifest
     from headscope.probes import Model, Spec
 
-_HERE, _OWN = "made here", "own"
-_PROMPT = (
-    "The vault opens with the word maple. Clouds moved over the hills, and the market was quiet all day. "
-    "Question: which word opens the vault? Answer: the vault opens with the word"
-)
+_HERE = "made here"
 
 
 def show() -> None:
@@ -51,39 +46,7 @@ def show() -> None:
         look.note("This map was not made by a scan here, so it is not known which model to load.")
     else:
         _try(run, manifest, specs.get(chosen), wanted)
-    _causes(run, headmap)
-
-
-def _causes(run: Run, headmap: HeadMap) -> None:
-    """What `headscope prove` has found out about the run's roles."""
-    found = proof_section(headmap, run.folder)
-    look.section("Roles put to the test", found.about if found else "")
-    if found is None:
-        look.empty(
-            "No role of this run has been tested yet",
-            "The test ablates a role's best heads together, and as many random heads of the same layers.",
-            f"headscope prove {shlex.quote(str(run.path))}",
-        )
-        return
-    from headscope.heads import Proof
-
-    proof = Proof.open(run.path)
-    roles = story(list(dict.fromkeys(proof.curves["role"])))
-    for row in range(0, len(roles), 3):
-        for column, role in zip(st.columns(3, gap="medium"), roles[row : row + 3], strict=False):
-            with column:
-                _curve(proof, headmap, role)
-    with st.expander("All numbers, with their intervals"):
-        look.html(look.part("table", headers=found.headers, rows=found.rows))
-
-
-def _curve(proof: Proof, headmap: HeadMap, role: str) -> None:
-    look.html(look.part("measure", title=title(role), about="answers still right; dotted: random heads"))
-    st.plotly_chart(
-        proof_curve(proof, role, headmap=headmap, theme=look.theme()), theme=None, key=f"proof-{role}",
-        config={"displayModeBar": False},
-        alt=f"Share of answers still right over the number of ablated {title(role)} heads.",
-    )  # fmt: skip
+    causes.show(run, headmap)
 
 
 def _asked(headmap: HeadMap) -> tuple[str, str, float]:
@@ -130,7 +93,7 @@ def _described(spec: Spec) -> None:
 
 def _try(run: Run, manifest: Manifest, spec: Spec | None, wanted: tuple[str, str, float] | None) -> None:
     source, fingerprint = manifest.plan.model, manifest.plan.fingerprint
-    prompt = _prompt(run)
+    prompt = chosen_prompt(run)
     if not st.button(f"Run {plain(source)} with and without it", key="try", type="primary"):
         look.note("Nothing is run before you ask for it; the model is loaded the first time.")
         return
@@ -156,33 +119,6 @@ def _command(source: str, wanted: tuple[str, str, float]) -> str:
     named = [part for head in _named(heads) for part in ("--head", head)]
     words = ["headscope", "intervene", method, source, *named, "--strength", f"{strength:g}"]
     return shlex.join([*words, "--out", f"{method}.json"])
-
-
-def _prompt(run: Run) -> str:
-    """A question of the scan, up to its answer, or a text of the user's own."""
-    shown = store.evidence(run, (0, 0))
-    asked = {str(p.index): p for p in shown[0] if p.answer and p.right} if shown else {}
-    chosen = address.choose(
-        "Prompt", "question", [_OWN, *asked], next(iter(asked), _OWN),
-        say=lambda n: _name(asked[n]) if n in asked else "a text of your own",
-    )  # fmt: skip
-    if chosen in asked:
-        question = asked[chosen]
-        start, stop = question.answer or (0, 0)
-        begin, end = "".join(question.tokens[:start]), "".join(question.tokens[start:stop])
-        look.note(f"… {begin[-300:]}")
-        look.note(f"The right answer goes on: {visible(end)}")
-        return begin
-    st.session_state.setdefault("prompt", address.asked("prompt") or _PROMPT)
-    prompt = st.text_area("Text", key="prompt", height=110)
-    address.put(prompt=prompt if prompt != _PROMPT and len(prompt) < 1500 else None)
-    return prompt
-
-
-def _name(prompt: ShownPrompt) -> str:
-    depth = prompt.meta.get("depth")
-    where = f", {depth:.0%} deep" if isinstance(depth, int | float) else ""
-    return f"{prompt.kind}, {len(prompt.tokens):,} tokens{where}, answered right"
 
 
 def _fitted(model: Model, wanted: tuple[str, str, float] | None) -> Spec:

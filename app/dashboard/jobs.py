@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from headscope.app.cli_scan import slug as slug
 from headscope.probes import BadFile, HeadscopeError
 
 FILE, LOG = "scan.json", "scan.log"

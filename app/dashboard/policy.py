@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import shlex
-import tempfile
-import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from headscope.app import policyfigures
-from headscope.app.dashboard import address, held, look, store
-from headscope.app.policyview import certified, facts
-from headscope.app.sweep import sweep_curve, sweep_section
+from headscope.app.dashboard import address, exports, held, look, quality, store
+from headscope.app.policyview import facts
 from headscope.app.tables_policy import disagreement
 from headscope.probes import HeadscopeError
 
 if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
-    from headscope.heads import Exported, HeadMap, Policy
+    from headscope.heads import HeadMap, Policy
 
 _HERE, _RATIO = "made here", 0.25
 _LENGTHS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -53,10 +47,10 @@ def show() -> None:
         "Strong: reads everything. Half: its group keeps everything for another head. Faint: the first and "
         "the most recent keys alone."
     )
-    _certificate(run, policy, saved)
-    _sweep(run)
+    quality.certificate(run, policy, saved)
+    quality.sweep(run)
     _disagreement(run, headmap)
-    _download(headmap, policy)
+    exports.download(headmap, policy)
 
 
 def _length(headmap: HeadMap) -> int:
@@ -110,45 +104,6 @@ def _policy(
     return found
 
 
-def _certificate(run: Run, policy: Policy, saved: dict[str, Policy]) -> None:
-    """What was measured, for this very policy or another that keeps the same."""
-    same = [p for p in (policy, *saved.values()) if p.certificate and p.retain == policy.retain]
-    look.section("Certified quality")
-    if not same or same[0].certificate is None:
-        o, file = policy.origin, shlex.quote(str(run.path / "policy.json"))
-        look.empty(
-            "Not measured yet",
-            "What stands above is an estimate from the scan. A policy file in the run folder is shown here, "
-            "with its certificate once it has one.",
-            f"headscope policy choose {shlex.quote(str(run.path))} --ratio {o.ratio or _RATIO:g} "
-            f"--by {o.by} --out {file}\nheadscope verify {file} {shlex.quote(policy.model)}",
-        )
-        return
-    certificate = same[0].certificate
-    look.note(f"Measured {certificate.made} on {certificate.device}, {certificate.dtype}; 95% intervals.")
-    headers = ["", "full attention", "policy", "difference"]
-    look.html(look.part("table", headers=headers, rows=certified(certificate)))
-
-
-def _sweep(run: Run) -> None:
-    """Measured quality against memory, for several rankings."""
-    found = sweep_section(run.folder)
-    look.section("Quality against memory", found.about if found else "")
-    if found is None:
-        look.note(f"Not measured yet; headscope sweep {shlex.quote(str(run.path))} does it.")
-        return
-    from headscope.heads import Sweep
-
-    figure = sweep_curve(Sweep.open(run.path), theme=look.theme())
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.14, "x": 0})
-    st.plotly_chart(
-        figure, theme=None, key="sweep", config={"displayModeBar": False},
-        alt="Share of right answers kept over retained KV bytes, by ranking.",
-    )  # fmt: skip
-    with st.expander("All numbers, with their intervals"):
-        look.html(look.part("table", headers=found.headers, rows=found.rows))
-
-
 def _disagreement(run: Run, headmap: HeadMap) -> None:
     rankings = _rankings(headmap)
     if len(rankings) < 2:
@@ -165,56 +120,3 @@ def _disagreement(run: Run, headmap: HeadMap) -> None:
     with table:
         headers = ["", "", "alike", "overlap of full ones"]
         look.html(look.part("table", headers=headers, rows=disagreement(policies)[0]))
-
-
-def _download(headmap: HeadMap, policy: Policy) -> None:
-    from headscope.heads import FORMATS
-
-    look.section(
-        "For the server", "A file in the format that your serving program reads, and what it cannot hold."
-    )
-    names = [f.name for f in FORMATS if f.from_policy or f.from_map]
-    about = {f.name: f.summary for f in FORMATS}
-    name = address.choose("Format", "format", names, "headscope", say=lambda n: f"{n}: {about[n]}")
-    source = policy if FORMATS[name].from_policy else headmap
-    try:
-        made, data, suffix, where = _export(source, name)
-    except HeadscopeError as error:
-        look.error(str(error))
-        return
-    kind = "application/zip" if suffix == ".zip" else "application/octet-stream"
-    st.download_button(
-        "Download", data, file_name=f"{name}{suffix}", mime=kind, key="download", type="primary",
-        on_click="ignore",
-    )  # fmt: skip
-    for loss in made.losses:
-        look.note(f"Lost: {loss}")
-    st.code(
-        made.usage.replace(str(where), f"{name}{suffix.removesuffix('.zip')}"), language=None, wrap_lines=True
-    )
-
-
-def _export(source: HeadMap | Policy, name: str) -> tuple[Exported, bytes, str, Path]:
-    """An export, its bytes, how its file name ends, and where it was written before it was read.
-
-    Several files come as one archive.
-    """
-    from headscope.heads import export
-
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / name
-        made = export(source, name, target)
-        if target.is_file():
-            return made, target.read_bytes(), _suffix(target.read_text(encoding="utf-8")), target
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(target.iterdir()):
-                archive.write(file, f"{name}/{file.name}")
-        return made, packed.getvalue(), ".zip", target
-
-
-def _suffix(text: str) -> str:
-    """How a file of this content is usually called."""
-    if text[:1] in ("{", "["):
-        return ".json"
-    return ".yaml" if ": " in text.split("\n", 1)[0] else ".txt"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,7 +46,6 @@ class Run:
     done: int = 0
     total: int = 0
     note: str = ""
-    columns: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def readable(self) -> bool:
@@ -151,7 +150,7 @@ def _described(run: Run, meta: MapMeta) -> Run:
     g = meta.geometry
     return Run(
         run.name, run.path, run.status, meta.model, meta.preset, meta.context,
-        f"{g.layers} × {g.heads}", run.date or _date(run.path), columns=tuple(meta.columns),
+        f"{g.layers} × {g.heads}", run.date or _date(run.path),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from headscope.app import comparefigures, headfigures, policyfigures
 from headscope.app.beforeafter import before_after
 from headscope.app.dashboard import imports, live
-from headscope.app.dashboard.policy import _export
+from headscope.app.dashboard.exports import packed
 from headscope.app.headview import neighbour, scores_of, verdicts
 from headscope.app.policyview import facts, kept, votes
 from headscope.heads import HeadMap, Policy, by_depth
@@ -74,7 +74,7 @@ def test_the_slider_decides_the_policy(page: Open, runs: Path) -> None:
 
 def test_a_downloaded_policy_is_the_same_policy(runs: Path, tmp_path: Path) -> None:
     policy = HeadMap.open(runs / "tiny").policy(ratio=0.25, by="retrieval")
-    made, data, suffix, _ = _export(policy, "headscope")
+    made, data, suffix, _ = packed(policy, "headscope")
     (tmp_path / "again.json").write_bytes(data)
     assert suffix == ".json" and Policy.open(tmp_path / "again.json") == policy
     assert not made.losses
