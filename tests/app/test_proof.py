@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from headscope.app import proof_curve, write_report
 from headscope.app.cli import app
 from headscope.app.tables_causal import print_proof
-from headscope.heads import ColumnInfo, HeadMap, Proof, ProofMeta
+from headscope.heads import ColumnInfo, HeadMap, Proof, ProofMeta, Trial
 from headscope.heads.proof import HeadSet, Outcome, curves
 from headscope.probes import HeadId
 
@@ -85,3 +86,35 @@ def test_a_misspelt_role_is_found_out_before_the_model_loads(run: Path) -> None:
     result = CliRunner().invoke(app, ["prove", str(run), "--role", "retrival"])
     assert result.exit_code == 2
     assert "Did you mean 'retrieval'?" in result.stderr
+
+
+def test_the_command_writes_the_report_and_says_the_curves(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test itself is replaced by its result; what is asked of it is looked at."""
+    folder, asked = shutil.copytree(run, tmp_path / "run"), []
+
+    def test(model: object, where: Path, trial: Trial, **more: Any) -> Proof:
+        headmap = HeadMap.open(where)
+        about = ColumnInfo(about="what causal means", tasks=("needle",), prompts=3)
+        frame = headmap.frame.assign(causal=headmap.frame["retrieval"], causal_se=0.01)
+        meta = headmap.meta.model_copy(update={"columns": headmap.meta.columns | {"causal": about}})
+        HeadMap(frame, meta).save(where / "headmap.parquet")
+        made_up().save(where)
+        more["progress"](1, 1)
+        asked.append(trial)
+        return made_up()
+
+    monkeypatch.setattr("headscope.probes.load", lambda *_, **__: None)
+    monkeypatch.setattr("headscope.heads.prove", test)
+    options = ["--role", "retrieval", "--k", "3", "--k", "1", "--everywhere", "--prompts", "4"]
+    result = CliRunner().invoke(app, ["prove", str(folder), *options, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [row["drop"] for row in found["curves"]] == [0.75, 1.0]
+    assert found["curves"][1]["control_drop"] is None and found["meta"]["loss"] == 3.25
+    (trial,) = asked
+    assert (trial.roles, trial.ks, trial.positions, trial.prompts) == (("retrieval",), (1, 3), "all", 4)
+    assert 'id="proof"' in (folder / "report.html").read_text()
+    text = CliRunner().invoke(app, ["prove", str(folder)]).stdout
+    assert "75%" in text and "Heads that matter most alone" in text and asked[1].roles == ()
