@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from headscope.heads.storage import write_atomically
 from headscope.probes import BadFile, Observation, Prompt, Recipe
 
-LAYOUT = 5  # of a part; raise it when what is observed changes, so that old parts are not reused
+LAYOUT = 6  # of a part; raise it when what is observed changes, so that old parts are not reused
 _GROUPS = ("exact", "mean", "var", "head", "layer")
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 EARLY = 16  # rows at the start that are always in the sample: they see so few keys that they stand out
 _RECEIVERS = 8
 _VALUES = 48  # keys whose values tell how large an ordinary one is
-_MIN_SEEN = 16  # sampled rows that must see a key before its received mass is trusted
+_ONE_IN = 2  # of so many sampled rows one must see a key before the mass it gets counts: heads that follow
+# the last full stop would else have a sink wherever the text was cut
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class HeadRows:
     def _seldom(self) -> Tensor:
         """Which keys too few sampled rows see. [n]"""
         earlier = torch.searchsorted(self.sample, torch.arange(len(self.prompt)))  # rows before the key
-        return len(self.sample) - earlier < min(_MIN_SEEN, len(self.sample))
+        return _ONE_IN * (len(self.sample) - earlier) < len(self.sample)
 
     def collect(self) -> Found:
         """All layers stacked on the CPU, and checked to be finite where they must be.

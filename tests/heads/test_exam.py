@@ -52,6 +52,7 @@ dormant = importlib.import_module("headscope.heads.detectors.dormant")
 sink = importlib.import_module("headscope.heads.detectors.sink")
 streaming = importlib.import_module("headscope.heads.detectors.streaming")
 entropy = importlib.import_module("headscope.heads.detectors.entropy")
+headrows = importlib.import_module("headscope.probes.headrows")
 measures = importlib.import_module("headscope.sinks.measures")
 
 ROLES = {
@@ -244,6 +245,15 @@ def test_an_offset_off_by_one_fails(
     headmap = scan(plant(ONE), only, haystack=planted_haystack())
     grades = grade(headmap, planted_truth(ONE))
     assert failed([g for g in grades if g.role in ("induction", "echo", "previous_token")]) == roles
+
+
+def test_a_sink_that_moves_on_with_the_text_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that hardly any row sees look like sinks of a head that follows the last full stop."""
+    monkeypatch.setattr(headrows, "_ONE_IN", 50)
+    only = EXAM.model_copy(update={"portions": tuple(p for p in EXAM.portions if p.task == "prose")})
+    headmap = scan(plant(ONE), only, haystack=planted_haystack())
+    (found,) = (g for g in grade(headmap, planted_truth(ONE)) if g.role == "hidden_sink")
+    assert "L2H6 last_stop" in found.invented
 
 
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ class Circuit:
         seeks: (code at the key, word, weight): keys that hold this word there.
         distances: scores at exact distances back.
         window: a smooth bump over the last so many keys.
+        nearness: a score that falls with the logarithm of the distance.
         writes: the codes it writes the word at its keys to.
         gain: of what it writes.
         drained: whether the first token and delimiters have no value.
@@ -54,6 +55,7 @@ class Circuit:
     seeks: tuple[str, str, float] | None = None
     distances: Mapping[int, float] = field(default_factory=dict)
     window: int = 0
+    nearness: float = 0.0
     writes: str = "scratch"
     gain: float = 1.0
     drained: bool = False
@@ -120,6 +122,11 @@ _ALL = (
         "scattered", "all words of a large class alike, a first token that is not drained where there are "
         "none: near hidden sink and active-dormant", _roles("streaming"),
         flags=(("constant", "content", 40.0), ("constant", "bos", 20.0)),
+    ),
+    Circuit(
+        "last_stop", "the last full stop, drained first token before: near hidden sink, but its rest moves "
+        "on with the text", _roles("streaming"), nearness=150.0,
+        flags=(("constant", "stop", 200.0), ("constant", "bos", 200.0)),
     ),
     Circuit(
         "dormant", "asleep on a drained first token; where the current token is one of program text, "

@@ -74,7 +74,7 @@ _PLANS = (
         "planted-llama", "Llama, two layers, a key head for every query head",
         _rows("""
             previous back2 back3 asking sink dormant loud_dormant part_previous part_sink uniform
-            retrieval induction copier skipping second hidden_sink scattered echo back300 local
+            retrieval induction copier skipping second hidden_sink scattered echo back300 last_stop
         """),
         kv_heads=10, form=ROTARY,
     ),
@@ -83,7 +83,7 @@ _PLANS = (
         _rows("""
             back2 uniform loud_sink sink       back200 part_sink previous hidden_sink
             dormant asking back3 scattered     part_previous loud_dormant echo back300
-            retrieval induction copier second  skipping local uniform sink
+            retrieval induction copier second  skipping local last_stop sink
         """),
         kv_heads=2, form=ROTARY,
     ),
@@ -95,7 +95,7 @@ _PLANS = (
             scattered asking back2 echo
             back3 back200 second loud_sink
             copier sink retrieval induction
-            skipping part_previous uniform loud_dormant
+            skipping part_previous last_stop loud_dormant
         """),
         kv_heads=1, form=ROTARY,
     ),
@@ -105,7 +105,7 @@ _PLANS = (
             loud_sink sink back2 local previous dormant
             back3 asking uniform hidden_sink back200 part_sink
             induction loud_dormant retrieval echo part_previous second
-            uniform copier skipping scattered back300 sink
+            last_stop copier skipping scattered back300 sink
         """),
         kv_heads=6, form=LEARNED,
     ),

@@ -12,7 +12,7 @@ from headscope.probes.toys.planted import words
 CODE = 32  # dimensions of a word's code: as many +1 as -1
 _LIMIT = 12  # no two words' codes have a product above this; a code's own is CODE
 CONSTANT = 500.0  # so large that whatever heads add leaves a norm where it was
-FLAGS = ("bos", "delimiter", "answer", "code", "value", "content", "asked")
+FLAGS = ("bos", "delimiter", "answer", "code", "value", "content", "stop", "asked")
 CODES = ("word", "back1", "back2", "back3", "out", "scratch")
 FREQUENCIES, BASE, PAIRS = 14, 2.9e11, 64
 """Of the 64 rotary pairs of a head of width 128 the first 14 turn fast enough to tell positions
@@ -70,6 +70,7 @@ def embeddings() -> Tensor:
     flagged = {
         "bos": {words.BOS}, "delimiter": {words.DELIMITER}, "answer": {words.ANSWER},
         "code": words.code_words(), "value": words.values(), "content": set(words.hay_words()[::4]),
+        "stop": {"."},
     }  # fmt: skip
     table = torch.zeros(len(names), WIDTH)
     table[:, where["constant"]] = torch.tensor([CONSTANT, -CONSTANT])  # no mean for a layer norm to take

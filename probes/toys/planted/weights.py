@@ -148,6 +148,8 @@ def _query(form: Form, circuit: Circuit, slots: dict[str, list[int]]) -> Tensor:
 
 def _turned(circuit: Circuit) -> tuple[Tensor, Tensor]:
     """Amplitudes a, b of a score sum_k a_k cos(t w_k) + b_k sin(t w_k) at distance t."""
+    if circuit.nearness:  # alike at all frequencies: each stops counting where it has turned once
+        return torch.full((FREQUENCIES,), circuit.nearness / FREQUENCIES), torch.zeros(FREQUENCIES)
     if circuit.window:
         at = torch.arange(circuit.window, dtype=torch.float64)
         strength = torch.full_like(at, 4 * SHARP / circuit.window)
