@@ -53,6 +53,7 @@ def run(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def child(folder: Path, *launcher: str) -> subprocess.Popen[bytes]:
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])  # the child runs the code that this process runs
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     script = folder.parent / "scan_once.py"
     script.write_text(SCRIPT)
