@@ -256,6 +256,13 @@ def test_a_sink_that_moves_on_with_the_text_is_none(monkeypatch: pytest.MonkeyPa
     assert "L2H6 last_stop" in found.invented
 
 
+def test_a_haystack_may_hold_anything() -> None:
+    odd = "".join(map(chr, range(32))) + "\x7f\u202e\ufeff\ud800"
+    only = EXAM.model_copy(update={"portions": tuple(p for p in EXAM.portions if p.task == "prose")})
+    headmap = scan(plant("planted-deep"), only, haystack=planted_haystack().replace(". ", f". {odd} "))
+    assert headmap.meta.tasks == {"prose": 2}
+
+
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     good = CliRunner().invoke(app, ["exam", "planted-llama", "--json"])
     assert good.exit_code == 0
