@@ -191,7 +191,7 @@ MUTATIONS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
     "awake on another drained token": (
         lambda m: m.setattr(dormant, "AWAKE_ACTIVITY", 0.0), {"active_dormant"},
     ),
-    "streaming in text alone": (
+    "streaming by the mass kept, as if it were the error": (
         lambda m: m.setitem(
             streaming._COLUMNS, "cut_error", ("kept_64_256", 1.0, "mass kept in place of the error")
         ),

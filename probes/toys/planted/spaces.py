@@ -14,10 +14,9 @@ _LIMIT = 12  # no two words' codes have a product above this; a code's own is CO
 CONSTANT = 500.0  # so large that whatever heads add leaves a norm where it was
 FLAGS = ("bos", "delimiter", "answer", "code", "value", "content", "stop", "asked")
 CODES = ("word", "back1", "back2", "back3", "out", "scratch")
-FREQUENCIES, BASE, PAIRS = 14, 2.9e11, 64
-"""Of the 64 rotary pairs of a head of width 128 the first 14 turn fast enough to tell positions
-apart; from the 25th on they turn by less than 0.05 in 1,024 tokens and carry content."""
-STILL = 24
+# Of the 64 rotary pairs of a head of width 128 the first 14 tell positions apart; from the 25th on
+# they turn by at most 0.053 in 1,024 tokens and carry content.
+FREQUENCIES, STILL, PAIRS, BASE = 14, 24, 64, 2.9e11
 
 
 def frequencies() -> Tensor:
