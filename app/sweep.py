@@ -58,7 +58,9 @@ def about(sweep: Sweep) -> str:
     found = []
     for by in ways:
         enough, knee = sweep.enough(by), sweep.knee(by)
-        says = f"at least 95% kept from {enough:.0%} of the KV bytes on" if enough else "95% never reached"
+        says = (
+            f"at least 95% kept from {enough:.0%} of the KV bytes on" if enough else "95% at no budget tried"
+        )
         found.append(f"{by}: {says}" + (f", knee at {knee:.0%}" if knee else ""))
     return (
         f"{m.asked} {m.task} prompts of {m.length:,} tokens, {m.right} of them right with full attention; "
@@ -75,7 +77,9 @@ def sweep_curve(sweep: Sweep, *, theme: Theme = "light") -> go.Figure:
     for by in ways:
         hue = NEUTRAL if by == "random" else palette[_HUES[others.index(by) % len(_HUES)]]
         _line(figure, sweep, by, hue, theme)
-    figure.update_xaxes(title={"text": f"KV bytes kept at {sweep.meta.length:,} tokens"}, tickformat=".0%")
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    named = f"KV bytes kept at {sweep.meta.length:,} tokens"
+    figure.update_xaxes(title={"text": named}, tickformat=".0%", range=[0, 1.04])
     figure.update_yaxes(range=[-0.04, 1.04], tickformat=".0%", showgrid=True, nticks=6)
     return figure
 
@@ -126,6 +130,6 @@ def sweep_section(folder: Path | None) -> SweepSection | None:
     from headscope.heads import Sweep
 
     sweep = Sweep.open(folder)
-    drawn = chart("sweep", about(sweep), lambda theme: sweep_curve(sweep, theme=theme))
+    drawn = chart("sweep-curve", about(sweep), lambda theme: sweep_curve(sweep, theme=theme))
     rows = [cells(row) for _, row in sweep.points.iterrows()]
     return SweepSection(about(sweep), drawn, HEADERS, rows)

@@ -86,9 +86,17 @@ class Serving:
             kwargs["use_cache"] = True
         elif cache is not None and any(self._reads) and not _headwise(cache):
             self._fit_out(cache)
+        elif cache is not None and cache is not self._cache:
+            self._check_cache(cache)
         self._cache = cache
         self._starts = self._padding(kwargs.get("attention_mask"), cache)
         return args, kwargs
+
+    def _check_cache(self, cache: Cache) -> None:
+        """A cache that another policy filled lacks keys that this one reads."""
+        held = [(x.sink, x.window) if isinstance(x, HeadwiseLayer) else None for x in cache.layers]
+        if held != self._reads and _headwise(cache):
+            raise Refused("The cache was made for another policy; start with an empty one.")
 
     def _padding(self, mask: object, cache: Cache | None) -> Tensor | None:
         """First real position of each sequence; None without padding.

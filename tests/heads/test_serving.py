@@ -236,6 +236,20 @@ def test_what_cannot_be_served_is_refused(llama: Model) -> None:
 
 
 @pytest.mark.usefixtures("untouched")
+def test_a_cache_goes_on_under_its_own_policy_only(llama: Model) -> None:
+    ids = ids_for(llama, 12)
+    whole = run(llama, policy_for(llama, STREAM), ids, [])
+    with policy_for(llama, STREAM).attach(llama) as serving, torch.no_grad():
+        cache = serving.cache()
+        llama.hf(input_ids=ids[:, :9], past_key_values=cache)
+    with pytest.raises(Refused, match="made for another policy"), policy_for(llama, MIXED).attach(llama):
+        llama.hf(input_ids=ids[:, 9:], past_key_values=cache)
+    with policy_for(llama, STREAM).attach(llama), torch.no_grad():
+        later = llama.hf(input_ids=ids[:, 9:], past_key_values=cache).logits
+    torch.testing.assert_close(later, whole[:, 9:], atol=TOLERANCE, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("untouched")
 def test_a_cache_that_outlived_its_policy_says_so(llama: Model) -> None:
     with policy_for(llama, STREAM).attach(llama) as serving, torch.no_grad():
         cache = serving.cache()
