@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headscope.heads.storage import read_json, write_json
 from headscope.probes import Geometry, HeadscopeError, Recipe
+from headscope.probes import versions as versions
 
 
 class Plan(BaseModel):
@@ -95,9 +94,3 @@ def differences(old: BaseModel, new: BaseModel) -> str:
     shown = [n for n in names if n not in ("geometry", "parts", "recipe")]
     parts = [f"{n} {getattr(old, n)!r}, not {getattr(new, n)!r}" for n in shown]
     return ", ".join(parts) or ", ".join(names)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    names = ("headscope", "torch", "transformers", "numpy", "pandas", "pyarrow", "safetensors")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}

@@ -1,4 +1,15 @@
 from .apply import applied as applied
+from .circuits.circuit import Circuit as Circuit
+from .circuits.circuit import Cost as Cost
+from .circuits.circuit import Edges as Edges
+from .circuits.circuit import Node as Node
+from .circuits.discover import discover as discover
+from .circuits.method import METHODS as METHODS
+from .circuits.method import Found as Found
+from .circuits.method import Method as Method
+from .circuits.method import MethodSettings as MethodSettings
+from .circuits.pairs import Pairs as Pairs
+from .circuits.pairs import pairs as pairs
 from .each_head import each_head as each_head
 from .effects import METRICS as METRICS
 from .effects import Effects as Effects
@@ -62,6 +73,7 @@ from .seam import AttentionCall as AttentionCall
 from .seam import Editor as Editor
 from .seam import Observer as Observer
 from .seam import attach as attach
+from .software import versions as versions
 from .spec import Positions as Positions
 from .spec import Source as Source
 from .spec import Spec as Spec

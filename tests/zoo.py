@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import torch
 import transformers as tf
 from transformers import PreTrainedModel
+
+from headscope.probes import Contrast, Prompt
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 96, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3,
@@ -86,3 +89,20 @@ def eager_attentions(model: PreTrainedModel, **inputs: Any) -> tuple[torch.Tenso
     finally:
         model.set_attn_implementation(before)
     return found
+
+
+def random_pairs(lengths: tuple[int, ...] = (9, 12), seed: int = 0) -> list[Prompt]:
+    """Random prompts whose counterfactuals differ in three places."""
+    rng, made = Random(seed), []
+    for n in lengths:
+        ids = [rng.randrange(3, 96) for _ in range(n)]
+        twin = list(ids)
+        for place in (1, 4, n - 2):
+            twin[place] = rng.randrange(3, 96)
+        made.append(
+            Prompt(
+                "random", (*ids, 5), spans={"middle": (2, 6)}, answer=(n, n + 1),
+                contrast=Contrast(tuple(twin), (5, 7), (9,)),
+            )
+        )  # fmt: skip
+    return made

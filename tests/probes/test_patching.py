@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from zoo import random_pairs as pairs
 from zoo import tiny
 
 from headscope.probes import (
@@ -29,23 +29,6 @@ from headscope.probes import (
 CLOSE = {"rtol": 1e-3, "atol": 3e-4}
 SOME = (HeadId(0, 1), HeadId(1, 4), HeadId(2, 0))
 Change = Callable[[int, Tensor], Tensor]
-
-
-def pairs(lengths: tuple[int, ...] = (9, 12), seed: int = 0) -> list[Prompt]:
-    """Random prompts whose counterfactuals differ in three places."""
-    rng, made = Random(seed), []
-    for n in lengths:
-        ids = [rng.randrange(3, 96) for _ in range(n)]
-        twin = list(ids)
-        for place in (1, 4, n - 2):
-            twin[place] = rng.randrange(3, 96)
-        made.append(
-            Prompt(
-                "random", (*ids, 5), spans={"middle": (2, 6)}, answer=(n, n + 1),
-                contrast=Contrast(tuple(twin), (5, 7), (9,)),
-            )
-        )  # fmt: skip
-    return made
 
 
 def run(model: Model, ids: tuple[int, ...], change: Change | None = None, mlps: Any = None) -> Any:

@@ -1,0 +1,1 @@
+"""Circuit discovery, one method in each file."""
