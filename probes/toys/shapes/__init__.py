@@ -1,0 +1,1 @@
+"""Pictures of coloured shapes, talk about them, and a small vision-language model that has seen many."""

@@ -1,0 +1,155 @@
+"""Scenes, their pictures and what is said of them agree; a model trains, is written and loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from headscope.probes.toys import train_shapes
+from headscope.probes.toys.shapes import language, raster, scenes
+from headscope.probes.toys.shapes.captions import judge, mentions
+from headscope.probes.toys.shapes.model import read, seen, untrained
+from headscope.probes.toys.shapes.scenes import COLOURS, GRID, SHAPES, Habit, Scenes
+
+MANY = 4000
+
+
+def dice(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def column(name: str) -> int:
+    return SHAPES.index(name)
+
+
+@pytest.mark.parametrize("world", ["neutral", "usual", "breaking"])
+def test_every_copy_has_a_cell_of_its_own(world: str) -> None:
+    made = {
+        "neutral": lambda: scenes.draw(MANY, dice()),
+        "usual": lambda: scenes.draw(MANY, dice(), Habit()),
+        "breaking": lambda: scenes.breaking(MANY, dice()),
+    }[world]()
+    in_cells = raster.kinds_in_cells(made)
+    for kind in range(len(SHAPES)):
+        copies = made.count[:, kind] * made.present[:, kind]
+        assert torch.equal((in_cells == kind).sum(1), copies)
+    assert made.present.sum(1).min() >= 1 and made.present.sum(1).max() <= scenes.MOST
+
+
+def test_habits_hold_as_often_as_stated_and_never_in_breaking_scenes() -> None:
+    habit = Habit(colour=0.8, company=0.7)
+    usual, against = scenes.draw(MANY, dice(), habit), scenes.breaking(MANY, dice())
+    for shape, colour in scenes.USUAL_COLOUR.items():
+        i, c = column(shape), COLOURS.index(colour)
+        assert (usual.colour[:, i] == c).float().mean() == pytest.approx(0.8, abs=0.03)
+        assert not (against.colour[:, i] == c).any() and against.present[:, i].all()
+    first, second = map(column, scenes.COMPANY)
+    together = usual.present[usual.present[:, first], second].float().mean()
+    assert together == pytest.approx(0.7, abs=0.04)
+    assert against.present[:, first].all() and not against.present[:, second].any()
+    neutral = scenes.draw(MANY, dice())
+    assert torch.bincount(neutral.colour[:, 0]).float().div(MANY).sub(1 / 6).abs().max() < 0.03
+
+
+def test_hearsay_changes_the_account_only_as_often_as_stated() -> None:
+    seen_scenes = scenes.breaking(MANY, dice())
+    told = scenes.usual(seen_scenes, dice(1), Habit(colour=1.0, company=1.0), share=0.3)
+    circle, square = column("circle"), column("square")
+    assert (told.colour[:, circle] == 0).float().mean() == pytest.approx(0.3, abs=0.03)
+    assert told.present[:, square].float().mean() == pytest.approx(0.3, abs=0.03)
+    assert not seen_scenes.present[:, square].any()
+
+
+def _true(words: list[str], scene: Scenes, i: int) -> str:
+    """The answer to a question, worked out from its words alone."""
+    there, colour = scene.present[i], [COLOURS[c] for c in scene.colour[i]]
+    if words[:2] == ["is", "there"]:
+        return "yes" if there[column(words[3])] else "no"
+    if words[0] == "what":
+        return colour[column(words[4])]
+    if words[0] == "how":
+        return language.NUMBERS[int(scene.count[i, language.PLURALS.index(words[2])]) - 1]
+    if words[3] in COLOURS:
+        return "yes" if colour[column(words[2])] == words[3] else "no"
+    one, two = (int(scene.cells[i, column(w), 0]) for w in (words[2], words[-2]))
+    holds = {
+        "left": one % GRID < two % GRID, "right": one % GRID > two % GRID,
+        "above": one // GRID < two // GRID, "below": one // GRID > two // GRID,
+    }  # fmt: skip
+    return "yes" if holds[words[3]] else "no"
+
+
+def test_answers_and_captions_are_true_of_their_scene() -> None:
+    made = scenes.draw(400, dice(), Habit())
+    said = language.talk(made, dice(2))
+    counted: dict[str, int] = {}
+    for i in range(len(made)):
+        words = [language.WORDS[j] for j in said.ids[i]]
+        roles = [language.ROLES[r] if r >= 0 else "" for r in said.roles[i].tolist()]
+        if words[0] == "describe":
+            caption = " ".join(words[2 : words.index("</s>")])
+            verdict = judge(caption, made, i)
+            assert verdict.found == verdict.kinds == verdict.mentions and not verdict.miscoloured
+            assert caption.endswith(".") and roles[words.index("</s>")] == "end"
+            continue
+        for turn in " ".join(words).split(" </s>")[:-1]:
+            *question, answer = turn.split()
+            assert answer == _true(question, made, i), turn
+            counted[answer] = counted.get(answer, 0) + 1
+    assert 0.4 < counted["yes"] / (counted["yes"] + counted["no"]) < 0.6
+
+
+def test_a_caption_is_judged_by_what_is_absent_and_what_has_another_colour() -> None:
+    made = scenes.breaking(1, dice(5))
+    circle = COLOURS[made.colour[0, column("circle")]]
+    verdict = judge(
+        f"one circle in {circle} , two stars in yellow , one triangle , a square in red .", made, 0
+    )
+    assert (verdict.mentions, verdict.absent, verdict.miscoloured, verdict.habit) == (4, 1, 1, 2)
+    assert (verdict.found, verdict.words) == (3, 18)
+    twice = mentions(["one", "circle", "in", "red", ",", "one", "circle", "in", "blue", "."])
+    assert [(m.shape, m.colour) for m in twice] == [(0, 0)]
+
+
+def test_pictures_are_what_the_processor_makes_of_them_and_colours_are_as_drawn(tmp_path: Path) -> None:
+    train_shapes.save(untrained("tiny", 0), tmp_path)
+    processor: Any = AutoProcessor.from_pretrained(tmp_path)
+    made = scenes.draw(4, dice())
+    pictures = raster.render(made, dice())
+    for i, image in enumerate(raster.images(pictures)):
+        found = processor(images=image, text="<image> describe :", return_tensors="pt")
+        assert torch.equal(found["pixel_values"], raster.pixels(pictures[i : i + 1]))
+        assert found["input_ids"][0].tolist() == [1, *[3] * 64, language.ID["describe"], language.ID[":"]]
+    clear = Scenes(
+        torch.eye(8, dtype=torch.bool), torch.zeros(8, 8).long(), torch.ones(8, 8).long(),
+        torch.ones(8, 8), torch.ones(8, 8), torch.full((8, 8, 3), 5).tril(),
+    )  # fmt: skip
+    red, green, blue = raster.render(clear, dice(), noise=0.0)[:, :, 16:32, 16:32].float().amax((2, 3)).T
+    assert (red > 1.9 * green).all() and torch.equal(green, blue)
+
+
+def test_training_writes_a_model_that_says_the_same_as_when_it_was_trained(tmp_path: Path) -> None:
+    plans = {
+        name: train_shapes.Plan(habit, 6, 1.0, 8, 1e-3, 0.02, 3)
+        for name, habit in (("sight", None), ("habit", Habit(hearsay=0.2)))
+    }
+    model = untrained("tiny", 0)
+    train_shapes.train(model, plans, tmp_path, {"seed": 0})
+    log = json.loads((tmp_path / "training.json").read_text())["log"]
+    assert [line["stage"] for line in log] == ["sight", "sight", "habit", "habit"]
+    assert log[1]["loss"] < log[0]["loss"] and {"neutral", "usual", "breaking"} <= set(log[-1])
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
+    picture = raster.pixels(raster.render(scenes.draw(2, dice()), dice()))
+    ids = torch.tensor([[1, *[3] * 64, language.ID["describe"]]]).expand(2, -1)
+    text = torch.tensor([[language.ID["describe"], 0]]).expand(2, -1)
+    with torch.no_grad():
+        whole = loaded.eval()(input_ids=ids, pixel_values=picture).logits[:, -1]
+        ours = read(loaded, seen(loaded, picture), text)[:, -1]
+        before = read(model.eval(), seen(model, picture), text)[:, -1]
+    torch.testing.assert_close(ours, whole)
+    torch.testing.assert_close(ours, before, atol=1e-2, rtol=0)
