@@ -57,10 +57,13 @@ from .observe import observe as observe
 from .passes import Rows as Rows
 from .patch_heads import activation_patching as activation_patching
 from .patch_paths import path_patching as path_patching
+from .pictures import Picture as Picture
 from .prompts import TASKS as TASKS
 from .prompts import Contrast as Contrast
 from .prompts import Prompt as Prompt
 from .prompts import Task as Task
+from .prompts import View as View
+from .prompts import is_image_span as is_image_span
 from .receivers import Receiver as Receiver
 from .recipe import Recipe as Recipe
 from .recipe import Watch as Watch
@@ -88,3 +91,4 @@ from .trials import Trials as Trials
 from .trials import known as known
 from .trials import trials as trials
 from .trials import trials_under as trials_under
+from .vision import Vision as Vision
