@@ -133,7 +133,8 @@ def _idefics(vision: Vision, picture: Picture) -> Shown:
     rows, columns = (int(pixels.pop(name)[0][0]) for name in ("rows", "cols"))
     side = config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
     image, fence = vision.token("image_token_id") * side**2, "<fake_token_around_image>"
-    text, views = "", []
+    text = ""
+    views: list[View] = []
     for row in range(rows):
         for column in range(columns):
             text += f"{fence}<row_{row + 1}_col_{column + 1}>{image}"

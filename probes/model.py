@@ -182,8 +182,9 @@ class Model:
             if pictures:
                 raise HeadscopeError(f"{self.name!r} reads text alone, and a prompt shows it a picture.")
             return {"input_ids": ids}
-        if hasattr(self.hf.base_model, "rope_deltas"):  # left behind by the last picture that was read
-            self.hf.base_model.rope_deltas = None
+        body: Any = self.hf.base_model
+        if hasattr(body, "rope_deltas"):  # left behind by the last picture that was read
+            body.rope_deltas = None
         pixels = self.vision.inputs(ids, pictures)
         return {"input_ids": ids} | {
             name: t.to(self.device, self.hf.dtype if t.is_floating_point() else None)

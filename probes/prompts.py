@@ -161,7 +161,7 @@ class Prompt:
 
     def key(self) -> str:
         """A hash of everything that can change an observation of this prompt."""
-        content = {
+        content: dict[str, Any] = {
             "task": self.task, "ids": self.ids, "spans": dict(self.spans), "answer": self.answer,
             "source": self.source, "offsets": dict(self.offsets), "meta": dict(self.meta),
         }  # fmt: skip
