@@ -95,8 +95,10 @@ def edge_attribution(
             Node(id=name, kind=kind, layer=layer, score=float(mean[u]), se=errors[u])
             for u, (name, kind, layer) in enumerate(writers.names())
         ),
-        Edges(source=tuple(sources), target=tuple(targets), score=tuple(_short(x) for x in edges.mean().tolist()),
-              se=tuple(edges.se())),
+        Edges(
+            source=tuple(sources), target=tuple(targets),
+            score=tuple(_short(x) for x in edges.mean().tolist()), se=tuple(edges.se()),
+        ),
         clean=float(means[0] / len(prompts)), counterfactual=float(means[1] / len(prompts)),
     )  # fmt: skip
 

@@ -44,7 +44,7 @@ def readers_of(geometry: Geometry, blocks: Sequence[Block]) -> list[tuple[str, i
 
 
 def edge_names(geometry: Geometry, blocks: Sequence[Block]) -> tuple[list[str], list[str]]:
-    """Source and target of every edge."""
+    """Sources and targets of all edges, in order."""
     names = [name for name, _, _ in Writers(geometry).names()]
     pairs = [(names[u], reader) for reader, seen in readers_of(geometry, blocks) for u in range(seen)]
     return [source for source, _ in pairs], [target for _, target in pairs]
