@@ -35,7 +35,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # kvpress runs with our versions, but its pins ask for an older transformers and pandas.
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(PIP) --editable '.[bridge,dev]'
+	$(PIP) --editable '.[bridge,sae,dev]'
 	$(PIP) --no-deps kvpress==0.5.5
 	touch $@
 

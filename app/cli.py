@@ -18,6 +18,7 @@ from headscope.app.cli_intervene import generate, intervene
 from headscope.app.cli_list import list_command, models
 from headscope.app.cli_policy import policy
 from headscope.app.cli_prove import prove
+from headscope.app.cli_sae import sae
 from headscope.app.cli_scan import scan
 from headscope.app.cli_show import compare, report, show
 from headscope.app.cli_sweep import sweep
@@ -38,6 +39,7 @@ app.command()(intervene)
 app.command()(generate)
 app.command()(attribute)
 app.add_typer(policy)
+app.add_typer(sae, name="sae")
 app.command()(verify)
 app.command()(sweep)
 app.command()(exam)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from headscope.probes import TASKS, HeadscopeError, Prompt, Recipe, unknown
-
-if TYPE_CHECKING:
-    from headscope.probes import Model
 
 
 class Portion(BaseModel):
@@ -48,13 +45,13 @@ class Preset(BaseModel):
 
     def prompts(
         self,
-        model: Model,
+        tokenizer: Any,
         *,
         context: int | None = None,
         seed: int = 0,
         haystack: str | None = None,
     ) -> list[Prompt]:
-        """All prompts of the scan, in a fixed order; those with pictures for models that take some.
+        """All prompts of the scan, in a fixed order.
 
         Raises:
             HeadscopeError: a haystack too short, a context too short for a task.
@@ -65,11 +62,8 @@ class Preset(BaseModel):
         made = []
         for portion in self.portions:
             lengths = sorted({max(64, int(longest * f)) for f in portion.fractions})
-            task = TASKS[portion.task]
-            if getattr(task, "pictures", False) and model.vision is None:
-                continue
-            made += task.prompts(
-                model.reader(task),
+            made += TASKS[portion.task].prompts(
+                tokenizer,
                 lengths=lengths,
                 per_length=portion.per_length,
                 seed=seed,

@@ -82,7 +82,7 @@ def head_outputs(model: Model, prompt: Prompt, heads: Sequence[HeadId]) -> Tenso
         for layer in {head.layer for head in heads}
     ]
     try:
-        model.hf(**model.inputs([prompt]), use_cache=False, logits_to_keep=1)
+        model.decoder(input_ids=torch.tensor([prompt.ids], device=model.device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
