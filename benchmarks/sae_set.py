@@ -121,8 +121,8 @@ def main() -> None:
     parser.add_argument("--buffer", type=int, default=262_144)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--windows", type=int, default=512, help="held-out windows; a quarter for losses")
-    parser.add_argument("--examples", type=int, default=8192, help="windows to find examples in")
-    parser.add_argument("--speed", type=int, default=300, help="steps to compare speeds on; 0 for none")
+    parser.add_argument("--examples", type=int, default=2048, help="windows to find examples in")
+    parser.add_argument("--speed", type=int, default=128, help="steps to compare speeds on; 0 for none")
     parser.add_argument("--text", nargs="+", default=["library", "samples"])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -130,7 +130,9 @@ def main() -> None:
     model, told, settings = load("smollm2", dtype="float32"), Told(), settings_of(args)
     sites = [Site(kind="z", layer=layer) for layer in args.layers]
     times = {"begin": synchronised()}
-    corpus = build_corpus(model, args.text, samples=args.samples, seed=args.seed, done=told.text)
+    writer = load("smollm2")  # in the device's own precision, which writes faster
+    corpus = build_corpus(writer, args.text, samples=args.samples, seed=args.seed, done=told.text)
+    del writer
     times["text"] = synchronised()
     thorough = Thoroughness(args.windows, max(2, args.windows // 4), args.examples, texts=3)
     saes = train_saes(

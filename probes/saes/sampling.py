@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headscope.probes.model import Model
 
 _LIKELIEST = 100  # tokens that may be drawn; the tail of a small model's distribution is noise
-_CACHE = 24 << 30  # bytes of keys and values that one batch may take on a GPU, where it is not measured
+_CACHE = 20 << 30  # bytes of keys and values that one batch may take on a GPU, where it is not measured
 _CPU_BATCH = 32
 
 
