@@ -157,7 +157,18 @@ def tokenizer(kind: str) -> Any:
 
 FAST = sorted(set(KINDS) - {"letters"})
 KNOWLEDGE = ["agreement", "closed_book", "conflict"]
-PAIRS = ["arithmetic", "choice", "coloured_objects", "delimiters", "greater_than", "ioi", *KNOWLEDGE]
+PAIRS = [
+    "arithmetic",
+    "choice",
+    "coloured_objects",
+    "delimiters",
+    "docstring",
+    "greater_than",
+    "induction",
+    "ioi",
+    "retrieval",
+    *KNOWLEDGE,
+]
 
 
 def make(
