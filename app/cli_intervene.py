@@ -78,8 +78,9 @@ def intervene(
     loaded = probes.load(model, device=device)
 
     def make(name: str, tokens: int, count: int, offset: int) -> list[Prompt]:
-        return probes.TASKS[name].prompts(
-            loaded.tokenizer, lengths=[tokens], per_length=count, seed=seed + offset, haystack=None
+        maker = probes.TASKS[name]
+        return maker.prompts(
+            loaded.reader(maker), lengths=[tokens], per_length=count, seed=seed + offset, haystack=None
         )
 
     spec = probes.fit(

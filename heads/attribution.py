@@ -168,11 +168,11 @@ def _slope(model: Model, prompt: Prompt, window: Window, alpha: float) -> NDArra
     """d log p(answer) / d alpha at one point of the path. [L, Hkv]"""
     g = model.geometry
     mixture = torch.full((g.layers, g.kv_heads), alpha, device=model.device, requires_grad=True)
-    ids = torch.tensor([prompt.ids], device=model.device)
+    inputs = model.inputs([prompt])
     rows = torch.tensor(prompt.answer_rows, device=model.device)
     start, stop = prompt.answer or (1, 1)
     with torch.enable_grad(), attach(model, attend=gated(mixture, window.sink, window.recent)):
-        logits = model.hf(input_ids=ids, use_cache=False, logits_to_keep=rows).logits[0].float()
-        gain = logits.log_softmax(-1).gather(-1, ids[0, start:stop, None]).sum()
+        logits = model.hf(**inputs, use_cache=False, logits_to_keep=rows).logits[0].float()
+        gain = logits.log_softmax(-1).gather(-1, inputs["input_ids"][0, start:stop, None]).sum()
         (slope,) = torch.autograd.grad(gain, mixture, materialize_grads=True)
     return slope.double().cpu().numpy()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from headscope.heads.storage import write_atomically
-from headscope.probes import BadFile, Observation, Prompt, Recipe
+from headscope.probes import BadFile, Observation, Picture, Prompt, Recipe, View
 
 LAYOUT = 7  # of a part; raise it when what is observed changes, so that old parts are not reused
 _GROUPS = ("exact", "mean", "var", "head", "layer")
+_PICTURE = "picture_"
 
 
 def part_key(fingerprint: str, dtype: str, recipe: Recipe, prompt: Prompt) -> str:
@@ -35,9 +37,11 @@ def write_part(path: Path, seen: Observation) -> None:
     }
     tensors |= {"rows": seen.rows, "predicted": seen.predicted, "logprob": seen.logprob}
     prompt = seen.prompt
+    tensors |= {f"{_PICTURE}{i}": np.frombuffer(p.png, np.uint8) for i, p in enumerate(prompt.pictures)}
     described = {
         "task": prompt.task, "ids": prompt.ids, "spans": dict(prompt.spans), "answer": prompt.answer,
         "source": prompt.source, "offsets": dict(prompt.offsets), "meta": dict(prompt.meta),
+        "views": [asdict(view) for view in prompt.views],
     }  # fmt: skip
     metadata = {"layout": str(LAYOUT), "prompt": json.dumps(described)}
     metadata["digest"] = _digest(tensors, metadata["prompt"])
@@ -65,7 +69,8 @@ def read_part(path: Path) -> Observation:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata["digest"] != _digest(arrays, metadata["prompt"]):
             raise ValueError("its content is not what was written")
-        prompt = _prompt(json.loads(metadata["prompt"]))
+        pictures = [arrays.pop(f"{_PICTURE}{i}") for i in range(sum(n.startswith(_PICTURE) for n in arrays))]
+        prompt = _prompt(json.loads(metadata["prompt"]), [Picture.decoded(p.tobytes()) for p in pictures])
         groups: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
         for name, array in arrays.items():
             group, _, rest = name.partition("/")
@@ -89,7 +94,7 @@ def _digest(tensors: Mapping[str, NDArray[Any]], prompt: str) -> str:
     return digest.hexdigest()
 
 
-def _prompt(found: dict[str, Any]) -> Prompt:
+def _prompt(found: dict[str, Any], pictures: Sequence[Picture]) -> Prompt:
     return Prompt(
         task=found["task"],
         ids=tuple(found["ids"]),
@@ -98,4 +103,6 @@ def _prompt(found: dict[str, Any]) -> Prompt:
         source=tuple(found["source"]),
         offsets={name: tuple(distances) for name, distances in found["offsets"].items()},
         meta=found["meta"],
+        pictures=tuple(pictures),
+        views=tuple(View(**view | {"box": tuple(view["box"])}) for view in found.get("views", ())),
     )

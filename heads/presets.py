@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from headscope.probes import TASKS, HeadscopeError, Prompt, Recipe, unknown
+
+if TYPE_CHECKING:
+    from headscope.probes import Model
 
 
 class Portion(BaseModel):
@@ -45,13 +48,13 @@ class Preset(BaseModel):
 
     def prompts(
         self,
-        tokenizer: Any,
+        model: Model,
         *,
         context: int | None = None,
         seed: int = 0,
         haystack: str | None = None,
     ) -> list[Prompt]:
-        """All prompts of the scan, in a fixed order.
+        """All prompts of the scan, in a fixed order; those with pictures for models that take some.
 
         Raises:
             HeadscopeError: a haystack too short, a context too short for a task.
@@ -62,8 +65,11 @@ class Preset(BaseModel):
         made = []
         for portion in self.portions:
             lengths = sorted({max(64, int(longest * f)) for f in portion.fractions})
-            made += TASKS[portion.task].prompts(
-                tokenizer,
+            task = TASKS[portion.task]
+            if getattr(task, "pictures", False) and model.vision is None:
+                continue
+            made += task.prompts(
+                model.reader(task),
                 lengths=lengths,
                 per_length=portion.per_length,
                 seed=seed,

@@ -186,8 +186,9 @@ def _answered(
     model: Model, trial: Trial, length: int, count: int, haystack: str | None
 ) -> tuple[list[Prompt], int]:
     """`count` prompts that the untouched model answers right, and how many it was asked."""
-    candidates = TASKS[trial.task].prompts(
-        model.tokenizer, lengths=[length], per_length=count * _TRIES, seed=trial.seed + _UNSEEN,
+    task = TASKS[trial.task]
+    candidates = task.prompts(
+        model.reader(task), lengths=[length], per_length=count * _TRIES, seed=trial.seed + _UNSEEN,
         haystack=haystack,
     )  # fmt: skip
     order = np.random.default_rng([trial.seed, length]).permutation(len(candidates))

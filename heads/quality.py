@@ -74,9 +74,9 @@ def text_loss(model: Model, policies: Sequence[Policy], prompt: Prompt, seed: in
 
 def _logits(model: Model, policy: Policy | None, prompt: Prompt, rows: Tensor) -> Tensor:
     """Logits of some rows of one prefill, float32. [R, vocabulary]"""
-    ids = torch.tensor([prompt.ids], device=model.device)
+    inputs = model.inputs([prompt])
     with policy.attach(model) if policy else nullcontext():
-        out = model.hf(input_ids=ids, use_cache=False, logits_to_keep=rows.to(model.device))
+        out = model.hf(**inputs, use_cache=False, logits_to_keep=rows.to(model.device))
     logits: Tensor = out.logits[0].float()
     return logits
 

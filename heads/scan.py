@@ -76,7 +76,7 @@ def scan(
     """
     chosen = preset if isinstance(preset, Preset) else preset_named(preset)
     longest = _context(model, context or chosen.context, asked=context is not None)
-    prompts = chosen.prompts(model.tokenizer, context=longest, seed=seed, haystack=haystack)
+    prompts = chosen.prompts(model, context=longest, seed=seed, haystack=haystack)
     recipe = chosen.recipe(seed)
     dtype = str(model.hf.dtype).removeprefix("torch.")
     plan = Plan(

@@ -87,11 +87,12 @@ def losses(model: Model, texts: Sequence[Prompt], variants: Sequence[Variant]) -
     """Mean loss in nats per predicted token of each text; its exponential is the perplexity. [V, P]"""
     found = np.zeros((len(variants), len(texts)))
     for p, text in enumerate(texts):
-        ids = torch.tensor([text.ids], device=model.device)
+        inputs = model.inputs([text])
+        target = inputs["input_ids"][0, 1:]
         for v, variant in enumerate(variants):
             with applied(model, *variant, prompt=len(text)):
-                logits = model.hf(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            found[v, p] = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
+                logits = model.hf(**inputs, use_cache=False).logits[0, :-1].float()
+            found[v, p] = float(torch.nn.functional.cross_entropy(logits, target))
     return found
 
 
@@ -102,9 +103,8 @@ def _late(variant: Variant) -> bool:
 
 def _logits(model: Model, prompt: Prompt) -> Tensor:
     """Logits of the rows that predict the answer, in one pass over everything. [answer, vocabulary]"""
-    ids = torch.tensor([prompt.ids], device=model.device)
     rows = torch.tensor(prompt.answer_rows, device=model.device)
-    logits: Tensor = model.hf(input_ids=ids, use_cache=False, logits_to_keep=rows).logits[0]
+    logits: Tensor = model.hf(**model.inputs([prompt]), use_cache=False, logits_to_keep=rows).logits[0]
     return logits.float()
 
 
@@ -126,7 +126,7 @@ def prefill(model: Model, prompt: Prompt) -> Any:
     cache = DynamicCache(config=model.hf.config)
     ids = torch.tensor([prompt.ids[: prompt.answer_rows[0]]], device=model.device)
     if ids.shape[1]:
-        model.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+        model.hf(**model.inputs([prompt], ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
     return cache
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headscope.probes.errors import HeadscopeError
+from headscope.probes.errors import HeadscopeError, Refused
 from headscope.probes.prompts import Contrast, Prompt
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ class Batch:
         prompts: themselves.
         ids: token ids, padded on the right. [B, T]
         rows: the row of each that predicts the answer's first token. [B]
+        pixels: what the model is called with besides, for prompts that show pictures.
     """
 
     index: list[int]
     prompts: list[Prompt]
     ids: Tensor
     rows: Tensor
+    pixels: dict[str, Tensor]
 
     @classmethod
     def of(cls, model: Model, prompts: Sequence[Prompt], index: Sequence[int], twins: bool = False) -> Batch:
@@ -47,10 +49,17 @@ class Batch:
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
         rows = torch.tensor([len(text) - 1 for text in texts])
-        return cls(list(index), chosen, ids.to(model.device), rows.to(model.device))
+        inputs = model.inputs(chosen, ids)
+        return cls(list(index), chosen, inputs.pop("input_ids"), rows.to(model.device), inputs)
 
     def twin(self, model: Model) -> Batch:
-        """The counterfactuals of the same prompts, token by token beside them."""
+        """The counterfactuals of the same prompts, token by token beside them.
+
+        Raises:
+            Refused: prompts with pictures, of which a counterfactual says nothing.
+        """
+        if self.pixels:
+            raise Refused(f"{self.prompts[0].task!r} prompts show pictures; patching is for text alone.")
         return Batch.of(model, self.prompts, range(len(self.prompts)), twins=True)
 
     def last(self, values: Tensor) -> Tensor:
@@ -121,5 +130,5 @@ def all_answer_logits(model: Model, prompts: Sequence[Prompt]) -> Tensor:
     """
     found = torch.empty(len(prompts), model.geometry.vocabulary)
     for batch in batches(model, prompts):
-        found[batch.index] = answer_logits(model, batch.ids, batch.rows).cpu()
+        found[batch.index] = answer_logits(model, batch.ids, batch.rows, **batch.pixels).cpu()
     return found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from headscope.probes.apply import applied
-from headscope.probes.errors import HeadscopeError
+from headscope.probes.errors import HeadscopeError, Refused
+from headscope.probes.pictures import Picture
+from headscope.probes.prompts import Prompt
 from headscope.probes.spec import Spec
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ def generate(
     max_new_tokens: int = 64,
     chat: bool = True,
     seed: int | None = None,
+    pictures: Sequence[Picture] = (),
 ) -> str:
     """What the model goes on to say.
 
@@ -33,12 +37,14 @@ def generate(
         max_new_tokens: where to stop at the latest.
         chat: put the prompt as the user's turn, where the tokenizer has a chat template.
         seed: samples at the model's own temperature with this seed; None takes the likeliest token.
+        pictures: what the model is shown before it is asked.
 
     Raises:
         HeadscopeError: no tokenizer, an empty prompt, or one too long for the model.
-        Refused: a spec for another model.
+        Refused: a spec for another model, pictures for a model of text alone.
     """
-    ids = _encode(model, prompt, chat)
+    inputs = _inputs(model, prompt, pictures, chat)
+    ids = inputs["input_ids"]
     length, room = ids.shape[1], model.geometry.context
     if room and length + max_new_tokens > room:
         raise HeadscopeError(
@@ -51,11 +57,19 @@ def generate(
             torch.manual_seed(seed)
         write: Any = model.hf.generate
         out = write(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
+            **inputs, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
             do_sample=seed is not None, pad_token_id=pad if pad is not None else 0,
         )  # fmt: skip
     assert model.tokenizer is not None
     return str(model.tokenizer.decode(out[0, length:], skip_special_tokens=True))
+
+
+def _inputs(model: Model, prompt: str, pictures: Sequence[Picture], chat: bool) -> dict[str, Tensor]:
+    if not pictures:
+        return model.inputs([Prompt("ask", tuple(_encode(model, prompt, chat)[0].tolist()))])
+    if model.vision is None:
+        raise Refused(f"{model.name!r} reads text alone; it cannot be shown a picture.")
+    return model.inputs([model.vision.prompt(prompt, pictures, chat=chat)])
 
 
 def _encode(model: Model, prompt: str, chat: bool) -> Tensor:

@@ -13,6 +13,7 @@ from headscope.probes.gguf import dequantised
 from headscope.probes.model import Model
 from headscope.probes.quiet import quiet
 from headscope.probes.verify import verify
+from headscope.probes.vision import has_vision, refuse_unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,16 +43,22 @@ def load(
     source: str | os.PathLike[str] | PreTrainedModel,
     *,
     tokenizer: Any = None,
+    image_processor: Any = None,
     device: str | None = None,
     dtype: str | None = None,
     device_map: str | dict[str, Any] | None = None,
 ) -> Model:
     """Load a decoder model so that every head can be observed.
 
+    Vision-language models are decoders too where their image tokens run through one (LLaVA-1.5,
+    LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, Idefics3, SmolVLM, Gemma 3, InternVL): it is the decoder that
+    is observed, pictures included.
+
     Args:
         source: `smollm2`, `facts`, a hub id (`org/name`), a local folder of safetensors, a `.gguf` file,
             or a transformers model object (which is used as it is, in place).
         tokenizer: for a model object; other sources bring their own.
+        image_processor: the same, for a model object that takes pictures.
         device: `cpu`, `cuda`, `cuda:1`, ...; the GPU when there is one.
         dtype: `float32`, `bfloat16` or `float16`; float32 on a CPU, bfloat16 on a GPU.
         device_map: spread a large model over devices, as transformers does (`auto`).
@@ -72,7 +79,7 @@ def load(
                 "device, dtype and device_map belong to models headscope loads; move the model yourself."
             )
         name = getattr(source.config, "name_or_path", "") or type(source).__name__
-        return _checked(Model(source, tokenizer, name))
+        return _checked(Model(source, tokenizer, name, image_processor))
     name = os.fspath(source)
     return _from_pretrained(name, _locate(name), device, dtype, device_map)
 
@@ -104,7 +111,13 @@ def _from_pretrained(
     dtype: str | None,
     device_map: str | dict[str, Any] | None,
 ) -> Model:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+    )
 
     target = _device(device)
     kind = _dtype(dtype, target)
@@ -112,16 +125,22 @@ def _from_pretrained(
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
         with quiet():
-            hf = AutoModelForCausalLM.from_pretrained(
+            config = AutoConfig.from_pretrained(where, **options)
+            refuse_unknown(config, name)
+            sees = has_vision(config)
+            hf = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
                 where, dtype=kind, use_safetensors=True, device_map=device_map, **options
             )
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            eyes = AutoImageProcessor.from_pretrained(where, **options) if sees else None
+    except HeadscopeError:
+        raise
     except Exception as error:  # transformers raises a dozen kinds; each carries its own sentence
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadFile(f"The model {name!r} could not be loaded: {reason}") from error
     if device_map is None:
         hf = hf.to(target)
-    return _checked(Model(hf, tokenizer, name))
+    return _checked(Model(hf, tokenizer, name, eyes))
 
 
 def _checked(model: Model) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from headscope.probes.errors import DidNotFire, HeadscopeError, Refused
 from headscope.probes.fingerprint import fingerprint
 from headscope.probes.geometry import Geometry
+from headscope.probes.prompts import Prompt, Task
 from headscope.probes.seam import AttentionCall, attach
+from headscope.probes.vision import Vision, vision_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,13 +37,17 @@ class Model:
         hf: the transformers model, in evaluation mode, otherwise untouched.
         tokenizer: its tokenizer, or None where it was loaded without one.
         name: what the user called it.
-        geometry: measured layer, head and window counts.
+        image_processor: makes pixels of pictures; None for a model of text alone.
+        geometry: measured layer, head and window counts of the decoder.
+        vision: how it takes pictures in; None for a model of text alone.
     """
 
     hf: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     name: str
+    image_processor: Any = None
     geometry: Geometry = field(init=False)
+    vision: Vision | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.hf.eval()
@@ -49,6 +56,7 @@ class Model:
                 f"Some weights of {self.name!r} are offloaded, so W_O cannot be read; "
                 "give device_map enough memory on the devices to hold all of them."
             )
+        self.vision = vision_of(self.hf, self.tokenizer, self.image_processor, self.name)
         self.geometry = _measure(self)
 
     @cached_property
@@ -155,6 +163,45 @@ class Model:
             HeadscopeError: transformer-lens is not installed or does not know the architecture.
         """
         return _boot_bridge(self)
+
+    def inputs(self, prompts: Sequence[Prompt], ids: Tensor | None = None) -> dict[str, Tensor]:
+        """What `hf` is called with to read prompts: token ids, and the pixels of their pictures.
+
+        Args:
+            prompts: B prompts.
+            ids: their token ids as they are to be read, cut or padded as the caller likes (all image
+                tokens kept); all ids, padded on the right, if None. [B, T]
+        """
+        if ids is None:
+            ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
+            for row, prompt in enumerate(prompts):
+                ids[row, : len(prompt)] = torch.tensor(prompt.ids)
+        ids = ids.to(self.device)
+        pictures = [picture for prompt in prompts for picture in prompt.pictures]
+        if self.vision is None:
+            if pictures:
+                raise HeadscopeError(f"{self.name!r} reads text alone, and a prompt shows it a picture.")
+            return {"input_ids": ids}
+        body: Any = self.hf.base_model
+        if hasattr(body, "rope_deltas"):  # left behind by the last picture that was read
+            body.rope_deltas = None
+        pixels = self.vision.inputs(ids, pictures)
+        return {"input_ids": ids} | {
+            name: t.to(self.device, self.hf.dtype if t.is_floating_point() else None)
+            for name, t in pixels.items()
+        }
+
+    def reader(self, task: Task) -> Any:
+        """What `task` makes its prompts with: the tokenizer, or the eyes if they show pictures.
+
+        Raises:
+            Refused: a task with pictures, for a model of text alone.
+        """
+        if not getattr(task, "pictures", False):
+            return self.tokenizer
+        if self.vision is None:
+            raise Refused(f"The prompts of {task.name!r} have pictures, and {self.name!r} reads text alone.")
+        return self.vision
 
     def encode(self, text: str) -> Tensor:
         """Token ids of `text` as this model expects it to begin. [1, n]"""

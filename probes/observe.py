@@ -72,10 +72,10 @@ def observe(model: Model, prompt: Prompt, recipe: Recipe | None = None) -> Obser
     exact = np.array(prompt.answer_rows or np.unique(np.linspace(n // 2, n - 1, _SHOWN).astype(int)))
     heads = HeadRows(model, prompt, torch.from_numpy(sample), torch.from_numpy(exact), recipe.watch, PREFIX)
     residual = ResidualMeter(moments=prompt.answer is None)
-    ids = torch.tensor([prompt.ids], device=model.device)
+    inputs = model.inputs([prompt])
     asked = torch.tensor(prompt.answer_rows or [n - 1], device=model.device)
     with torch.no_grad(), residual_stream(model, residual), attach(model, heads):
-        logits = model.hf(input_ids=ids, use_cache=False, logits_to_keep=asked).logits[0].float()
+        logits = model.hf(**inputs, use_cache=False, logits_to_keep=asked).logits[0].float()
     predicted, logprob = _score(logits, prompt)
     found = heads.collect()
     mean, var = _average(found.sampled, sample, n)

@@ -26,11 +26,14 @@ class Rows:
         position: in the unpadded sequence, from 0; negative in left padding. [B, T]
         acts: the rows that an intervention changes. [B, T]
         prompt: length of each prompt in tokens; None where it is not known. [B]
+        image: which of the N keys so far, padding included, are image tokens; None for a model of text
+            alone, and where the token ids did not pass by. [B, N]
     """
 
     position: Tensor
     acts: Tensor
     prompt: Tensor | None
+    image: Tensor | None = None
 
 
 @dataclass
@@ -51,6 +54,9 @@ class Passes:
     _inferred: Tensor | None = None
     _pieces: bool = False
     _fired: set[tuple[int, int]] = field(default_factory=set)
+    _called: dict[str, Any] = field(default_factory=dict)
+    _image_token: int | None = None
+    _image: Tensor | None = None
 
     @contextmanager
     def follow(self, model: Model, expected: set[tuple[int, int]]) -> Iterator[None]:
@@ -69,8 +75,16 @@ class Passes:
         def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._begin(signature.bind_partial(*args, **kwargs).arguments)
 
+        whole = inspect.signature(model.hf.forward)
+
+        def call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._called = whole.bind_partial(*args, **kwargs).arguments
+
         opened = decoder.register_forward_pre_hook(begin, with_kwargs=True)
         closed = decoder.register_forward_hook(lambda *_: self._end(expected))
+        # The decoder of a model that takes pictures is handed embeddings: what they stand for is told above.
+        called = model.hf.register_forward_pre_hook(call, with_kwargs=True) if model.vision else None
+        self._image_token = model.vision.image_token if model.vision else None
         try:
             yield
             if not self.steps:
@@ -78,6 +92,8 @@ class Passes:
         finally:
             opened.remove()
             closed.remove()
+            if called:
+                called.remove()
 
     def fired(self, spec: int, layer: int) -> None:
         """Report that spec number `spec` acted in `layer`."""
@@ -102,10 +118,14 @@ class Passes:
                 )
             writes = at >= prompt[:, None] - 1
             acts = acts & (writes if positions == "generated" else ~writes)
-        return Rows(at, acts, prompt)
+        image = None if self._image is None else self._image.to(device).expand(batch, -1)
+        return Rows(at, acts, prompt, image)
 
     def _begin(self, given: dict[str, Any]) -> None:
+        called, self._called = self._called, {}
         cache, mask = given.get("past_key_values"), given.get("attention_mask")
+        if isinstance(mask, dict) and called:  # made of this one, for each kind of layer
+            mask = called.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
             raise Refused(
                 f"{self.name!r} got a ready-made mask, and an intervention needs to know which tokens are "
@@ -117,11 +137,23 @@ class Passes:
         self._tokens = int(tokens.shape[1]) if tokens is not None else 0
         self._start = None if mask is None else mask.to(torch.uint8).argmax(-1).cpu()
         self._fired.clear()
+        self._see(called.get("input_ids", given.get("input_ids")))
         if self._past == 0:
             start = torch.zeros(1, dtype=torch.long) if self._start is None else self._start
             self._inferred, self._pieces = self._tokens - start, False
         elif self._tokens > 1:
             self._pieces = True
+
+    def _see(self, ids: Tensor | None) -> None:
+        """Note which of the keys of this pass are image tokens. [B, T]"""
+        if self._image_token is None:
+            return
+        before, self._image = self._image, None
+        new = None if ids is None else ids == self._image_token
+        if self._past == 0:
+            self._image = new
+        elif new is not None and before is not None and before.shape == (len(new), self._past):
+            self._image = torch.cat([before, new.to(before.device)], 1)
 
     def _prompt(self, batch: int, device: torch.device) -> Tensor | None:
         if self.prompt is not None:

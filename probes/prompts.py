@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from headscope.probes.errors import HeadscopeError
+from headscope.probes.pictures import Picture
 from headscope.probes.registry import Registry
 
 
@@ -33,13 +35,51 @@ class Contrast:
     wrong: tuple[int, ...]
 
 
+def is_image_span(name: str) -> bool:
+    """Whether a span's name is that of a run of image tokens: `image`, `image_1`, ..."""
+    return re.fullmatch(r"image(_\d+)?", name) is not None
+
+
+@dataclass(frozen=True)
+class View:
+    """Where the image tokens of a prompt lie in a picture: a grid of them covers one rectangle.
+
+    A model that cuts pictures into tiles sees several views of one picture.
+
+    Attributes:
+        picture: which of the prompt's pictures.
+        start: position of the top left token.
+        rows, columns: tokens of the grid.
+        stride: tokens from one row to the next; `columns`, or one more where a row ends in a token
+            of its own.
+        box: left, top, right and bottom edge, as fractions of the picture's width and height.
+    """
+
+    picture: int
+    start: int
+    rows: int
+    columns: int
+    stride: int
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The tokens of the grid, row by row. [rows * columns]"""
+        return tuple(
+            self.start + row * self.stride + column
+            for row in range(self.rows)
+            for column in range(self.columns)
+        )
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One prompt and its labels.
 
     Attributes:
         task: name of the task that made it.
-        ids: token ids, answer included where there is one (teacher forcing).
+        ids: token ids, answer included where there is one (teacher forcing). A picture takes as many
+            image tokens as the model gives it.
         spans: named half-open token ranges `[start, stop)`, for example `needle`, `question`.
         answer: the range of the teacher-forced answer, or None. The query rows that predict it
             are `start - 1 ... stop - 2`.
@@ -49,6 +89,9 @@ class Prompt:
             position i looks at the keys `i - d`, for example one period back (`echo`).
         meta: what a reader wants to filter by: `kind`, `length`, `depth`, ... (JSON values).
         contrast: the counterfactual of a prompt made for causal tests, or None.
+        pictures: what the image tokens show, in order. The runs of image tokens are labelled: the span
+            `image`, or `image_1`, `image_2`, ... where there are several.
+        views: where in the pictures the image tokens lie.
     """
 
     task: str
@@ -59,6 +102,8 @@ class Prompt:
     offsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     contrast: Contrast | None = None
+    pictures: tuple[Picture, ...] = ()
+    views: tuple[View, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -79,6 +124,15 @@ class Prompt:
                 )
         if self.contrast:
             self._check_contrast(self.contrast)
+        self._check_views()
+
+    def _check_views(self) -> None:
+        if self.pictures and not self.image_runs:
+            raise HeadscopeError(f"A {self.task!r} prompt has pictures, but no span 'image' says where.")
+        image = {p for run in self.image_runs for p in range(*run)}
+        for view in self.views:
+            if view.picture >= len(self.pictures) or not image.issuperset(view.positions):
+                raise HeadscopeError(f"A view of a {self.task!r} prompt does not lie on its image tokens.")
 
     def _check_contrast(self, contrast: Contrast) -> None:
         if not self.answer or len(contrast.ids) != self.answer[0]:
@@ -100,21 +154,29 @@ class Prompt:
         """The query rows whose logits must produce the answer tokens."""
         return tuple(range(self.answer[0] - 1, self.answer[1] - 1)) if self.answer else ()
 
+    @property
+    def image_runs(self) -> tuple[tuple[int, int], ...]:
+        """The runs of image tokens `[start, stop)`, in order; empty without a picture."""
+        return tuple(sorted(span for name, span in self.spans.items() if is_image_span(name)))
+
     def key(self) -> str:
         """A hash of everything that can change an observation of this prompt."""
-        content = {
+        content: dict[str, Any] = {
             "task": self.task, "ids": self.ids, "spans": dict(self.spans), "answer": self.answer,
             "source": self.source, "offsets": dict(self.offsets), "meta": dict(self.meta),
         }  # fmt: skip
         if self.contrast:
             content["contrast"] = asdict(self.contrast)
+        if self.pictures:
+            content["pictures"] = [picture.digest for picture in self.pictures]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Task(Protocol):
     """A seeded generator of labelled prompts, in its own file under `tasks/`.
 
-    `prompts` must give the same list for the same arguments, on every machine.
+    `prompts` must give the same list for the same arguments, on every machine. A task whose prompts
+    have pictures says so with `pictures = True`, and gets the model's `Vision` for a tokenizer.
     """
 
     name: str

@@ -89,14 +89,16 @@ def trials_under(model: Model, prompts: Sequence[Prompt], variants: Sequence[Seq
     """
     found = [Trials.empty(len(prompts)) for _ in variants]
     for batch in batches(model, prompts):
-        cached = _Cached(model, batch) if any(map(_late, variants)) else None
+        # Positions of a sequence with pictures are the model's own affair, so those go in one piece.
+        late = any(map(_late, variants)) and not batch.pixels
+        cached = _Cached(model, batch) if late else None
         for variant, into in zip(variants, found, strict=True):
             lengths = (batch.rows + 1).tolist()
             with applied(model, *variant, prompt=lengths) if variant else nullcontext():
                 if cached and _late(variant):
                     logits = cached.logits()
                 else:
-                    logits = answer_logits(model, batch.ids, batch.rows)
+                    logits = answer_logits(model, batch.ids, batch.rows, **batch.pixels)
             into.take(batch.index, batch.prompts, logits)
     return found
 

@@ -170,12 +170,12 @@ def first_order(model: Model, spec: Spec, prompt: Prompt) -> NDArray[np.float64]
         return model.output_projection(layer).register_forward_pre_hook(hook)
 
     handles = [keep(layer) for layer in spec.layers]
-    ids = torch.tensor([prompt.ids], device=model.device)
+    inputs = model.inputs([prompt])
     rows = torch.tensor(prompt.answer_rows, device=model.device)
     target = answer_tokens(model, prompt)[1]
     try:
         with torch.enable_grad(), attach(model, slopes):
-            logits = model.hf(input_ids=ids, use_cache=False, logits_to_keep=rows).logits[0].float()
+            logits = model.hf(**inputs, use_cache=False, logits_to_keep=rows).logits[0].float()
             logprob = logits.log_softmax(-1).gather(-1, target[:, None]).mean()
             gradients = torch.autograd.grad(logprob, [outputs[layer] for layer in spec.layers])
     finally:

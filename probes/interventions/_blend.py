@@ -82,7 +82,7 @@ def head_outputs(model: Model, prompt: Prompt, heads: Sequence[HeadId]) -> Tenso
         for layer in {head.layer for head in heads}
     ]
     try:
-        model.decoder(input_ids=torch.tensor([prompt.ids], device=model.device), use_cache=False)
+        model.hf(**model.inputs([prompt]), use_cache=False, logits_to_keep=1)
     finally:
         for hook in hooks:
             hook.remove()

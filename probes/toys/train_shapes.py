@@ -46,6 +46,7 @@ class Plan:
         rate: the largest learning rate; after a warm-up it falls to zero along a cosine.
         noise: of the pictures; see `render`.
         every: steps from one line of the log to the next.
+        held_out: scenes of each world in which it is measured.
     """
 
     habit: Habit | None
@@ -55,6 +56,7 @@ class Plan:
     rate: float
     noise: float
     every: int
+    held_out: int = 512
 
 
 class Reading(nn.Module):
@@ -126,7 +128,7 @@ def stage(model: LlavaForConditionalGeneration, plan: Plan, name: str, seed: int
         line["loss"] = round(losses.item() / summed, 4)
         losses, summed = torch.zeros_like(losses), 0
         if step % (_MEASURED * plan.every) == 0 or along == 1:
-            line |= measured(model, plan.noise)
+            line |= measured(model, plan.noise, plan.held_out)
         yield line
 
 

@@ -135,7 +135,7 @@ def test_pictures_are_what_the_processor_makes_of_them_and_colours_are_as_drawn(
 
 def test_training_writes_a_model_that_says_the_same_as_when_it_was_trained(tmp_path: Path) -> None:
     plans = {
-        name: train_shapes.Plan(habit, 6, 1.0, 8, 1e-3, 0.02, 3)
+        name: train_shapes.Plan(habit, 6, 1.0, 8, 1e-3, 0.02, 3, held_out=16)
         for name, habit in (("sight", None), ("habit", Habit(hearsay=0.2)))
     }
     model = untrained("tiny", 0)
