@@ -48,6 +48,7 @@ from .geometry import HeadId as HeadId
 from .intervene import INTERVENTIONS as INTERVENTIONS
 from .intervene import AttentionEdit as AttentionEdit
 from .intervene import HeadOutputs as HeadOutputs
+from .intervene import InputReader as InputReader
 from .intervene import Intervention as Intervention
 from .intervene import Learned as Learned
 from .intervene import OutputEdit as OutputEdit
@@ -58,6 +59,8 @@ from .intervene import fit as fit
 from .intervene import only as only
 from .load import NAMED as NAMED
 from .load import load as load
+from .massive import MassiveMeter as MassiveMeter
+from .massive import relative_size as relative_size
 from .model import Model as Model
 from .observe import Observation as Observation
 from .observe import observe as observe
@@ -75,6 +78,7 @@ from .receivers import Receiver as Receiver
 from .recipe import Recipe as Recipe
 from .recipe import Watch as Watch
 from .registry import Registry as Registry
+from .residual import residual_stream as residual_stream
 from .rows import RowObserver as RowObserver
 from .saes.corpus import TEXTS as TEXTS
 from .saes.corpus import Corpus as Corpus

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from headscope.probes.errors import Refused
-from headscope.probes.intervene import AttentionEdit, HeadOutputs, OutputEdit, edit_of
+from headscope.probes.intervene import AttentionEdit, HeadOutputs, InputReader, OutputEdit, edit_of
 from headscope.probes.passes import Passes
 from headscope.probes.seam import AttentionCall, attach
 from headscope.probes.spec import Spec
@@ -44,6 +44,11 @@ def applied(model: Model, *specs: Spec, prompt: int | Sequence[int] | Tensor | N
         expected = {(i, layer) for i, (spec, _) in enumerate(edits) for layer in spec.layers}
         stack.enter_context(passes.follow(model, expected))
         for i, (spec, edit) in enumerate(edits):
+            for layer in spec.layers if isinstance(edit, InputReader) else ():
+                handle = model.layer_modules[layer].register_forward_pre_hook(
+                    _reading(edit, layer, passes), with_kwargs=True
+                )
+                stack.callback(handle.remove)
             if isinstance(edit, AttentionEdit):
                 taps.append(_Tap(i, spec, edit, passes))
                 continue
@@ -72,6 +77,15 @@ class _Tap:
         rows = self.passes.rows(batch, tokens, self.spec.positions, call.q.device)
         self.passes.fired(self.index, call.layer)
         return self.change.attention(call, rows)
+
+
+def _reading(edit: InputReader, layer: int, passes: Passes) -> Any:
+    """A pre-hook of a layer that shows an edit what goes in."""
+
+    def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        edit.inputs(layer, args[0] if args else kwargs["hidden_states"], passes.past)
+
+    return read
 
 
 def _hook(index: int, spec: Spec, edit: OutputEdit, passes: Passes, model: Model, layer: int) -> Any:

@@ -72,6 +72,16 @@ class AttentionEdit(Protocol):
     def attention(self, call: AttentionCall, rows: Rows) -> Tensor: ...
 
 
+@runtime_checkable
+class InputReader(Protocol):
+    """An edit that is shown what goes into each of its layers, before it acts there.
+
+    `hidden` is the residual stream of the new tokens [B, T, hidden], `past` how many came before.
+    """
+
+    def inputs(self, layer: int, hidden: Tensor, past: int) -> None: ...
+
+
 @dataclass(frozen=True)
 class Learned:
     """What a method learned: its heads, its settings, and strengths where they differ by head."""

@@ -95,6 +95,11 @@ class Passes:
             if called:
                 called.remove()
 
+    @property
+    def past(self) -> int:
+        """Tokens in the cache before the pass at hand, padding included."""
+        return self._past
+
     def fired(self, spec: int, layer: int) -> None:
         """Report that spec number `spec` acted in `layer`."""
         self._fired.add((spec, layer))

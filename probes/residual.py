@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -68,12 +68,19 @@ def stacked(layers: Sequence[Mapping[str, Tensor]]) -> dict[str, NDArray[Any]]:
     }
 
 
+class Meter(Protocol):
+    """Takes in the residual stream before one layer after the other."""
+
+    def see(self, hidden: Tensor) -> None: ...
+
+
 @contextmanager
-def residual_stream(model: Model, meter: ResidualMeter) -> Iterator[None]:
-    """Feed `meter` the input of every layer while the block lasts."""
+def residual_stream(model: Model, *meters: Meter) -> Iterator[None]:
+    """Feed `meters` the input of every layer while the block lasts."""
 
     def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        meter.see(args[0] if args else kwargs["hidden_states"])
+        for meter in meters:
+            meter.see(args[0] if args else kwargs["hidden_states"])
 
     handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in model.layer_modules]
     try:

@@ -9,3 +9,6 @@ from .profile import layer_profile as layer_profile
 from .selection import Selection as Selection
 from .selection import choose_heads as choose_heads
 from .selection import sign_flip as sign_flip
+from .visual import SinkDimensions as SinkDimensions
+from .visual import find_dimensions as find_dimensions
+from .visual import threshold as threshold

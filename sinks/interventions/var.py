@@ -1,0 +1,179 @@
+"""VAR: visual attention redistribution, without training (Kang et al. 2025, arXiv 2503.03321)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from headscope.probes import (
+    INTERVENTIONS,
+    AttentionCall,
+    HeadId,
+    HeadscopeError,
+    Learned,
+    Model,
+    Prompt,
+    Refused,
+    Rows,
+    Settings,
+    Spec,
+)
+from headscope.sinks.calibration import weights_of
+from headscope.sinks.visual import FACTOR, FIRST_LAYER, SinkDimensions, find_dimensions, threshold
+
+_EMPTY = 1e-6  # a row with less mass than this on image tokens that are no sinks has nowhere to put it
+
+
+class VarSettings(Settings):
+    """Numbers of VAR.
+
+    Attributes:
+        min_nonsink_ratio: a head is image-centric in a row, and edited there, if at least this share
+            of its image mass lies off the sinks (paper's rho: 0.8, 0.5 against hallucination, 0.9
+            where vision is all; the published code asks for at most 1 - rho on the sinks).
+        take_fraction: the share of the mass of all sinks, the text's included, that is given to the
+            other image tokens (published settings keep 0.6 of it and so take 0.4).
+        min_image_mass: and this much of its row must lie on the image.
+        factor: tau over the square root of the width; see `headscope.sinks.visual`.
+        dims: the sink dimensions; found in the text where none are given.
+        level: what is usual there, per layer; found with them.
+    """
+
+    min_nonsink_ratio: float = Field(default=0.5, ge=0, le=1)
+    take_fraction: float = Field(default=0.4, ge=0, le=1)
+    min_image_mass: float = Field(default=0.2, ge=0, le=1)
+    factor: float = Field(default=FACTOR, gt=0)
+    dims: tuple[int, ...] = ()
+    level: tuple[tuple[float, ...], ...] = ()
+
+    def asked(self) -> dict[str, object]:
+        return self.model_dump(exclude={"dims", "level"})
+
+
+def redistributed(
+    weights: Tensor, image: Tensor, sinks: Tensor, settings: VarSettings, kept: Tensor | float = 0.0
+) -> Tensor:
+    """Attention weights after VAR. Rows keep their sums.
+
+    Args:
+        weights: of heads H in rows R of text, over N keys. [H, R, N]
+        image: which keys are image tokens. [N]
+        sinks: which keys are sinks, text or image. [N]
+        settings: when to take how much.
+        kept: the strength: the share of the change that is left out. [H, 1, 1] or a number
+    """
+    seen, away = weights * image, weights * (image & ~sinks)
+    mass, free = seen.sum(-1, keepdim=True), away.sum(-1, keepdim=True)
+    centric = (
+        (mass >= settings.min_image_mass) & (free >= settings.min_nonsink_ratio * mass) & (free > _EMPTY)
+    )
+    taken = centric * settings.take_fraction * (1 - kept) * (weights * sinks)
+    return weights - taken + taken.sum(-1, keepdim=True) * away / free.clamp_min(_EMPTY)
+
+
+class Redistributed:
+    """VAR at work: per layer, which of the keys so far are sinks."""
+
+    def __init__(self, spec: Spec, settings: VarSettings, width: int) -> None:
+        self.spec, self.settings = spec, settings
+        self.dimensions = SinkDimensions(settings.dims, settings.level, threshold(width, settings.factor))
+        self._sinks: dict[int, Tensor] = {}
+
+    def inputs(self, layer: int, hidden: Tensor, past: int) -> None:
+        """Note which of the tokens that come into a layer are sinks; the keys before are known."""
+        fresh = self.dimensions.sinks(layer, hidden)
+        before = self._sinks.get(layer)
+        if past and (before is None or before.shape != (len(fresh), past)):
+            raise Refused(f"VAR has to see a prompt from its first token on; layer {layer} begins at {past}.")
+        self._sinks[layer] = torch.cat([before, fresh], 1) if past and before is not None else fresh
+
+    def attention(self, call: AttentionCall, rows: Rows) -> Tensor:
+        if rows.image is None:
+            raise Refused(
+                "VAR has to know which tokens are the image's: use a vision-language model, and hand it "
+                "token ids, not embeddings."
+            )
+        held = slice(call.visible.key_offset, call.visible.key_offset + call.k.shape[2])
+        image, sinks = rows.image[:, held], self._sinks[call.layer][:, held]
+        written = rows.image[:, rows.image.shape[1] - call.q.shape[2] :]
+        output = call.output
+        # A layer without visual sinks stays as it is.
+        for b in (image & sinks).any(-1).nonzero()[:, 0].tolist():
+            at = (rows.acts[b] & ~written[b]).nonzero()[:, 0]
+            if len(at):
+                output = output.clone() if output is call.output else output
+                self._edit(output, call, b, at, image[b], sinks[b])
+        return output
+
+    def _edit(
+        self, output: Tensor, call: AttentionCall, b: int, at: Tensor, image: Tensor, sinks: Tensor
+    ) -> None:
+        index = self.spec.of_layer(call.layer)
+        heads = [self.spec.heads[i].head for i in index]
+        kept = torch.tensor([self.spec.strengths[i] for i in index], device=at.device)[:, None, None]
+        weights, _ = weights_of(call, b, heads, at)
+        change = redistributed(weights, image, sinks, self.settings, kept) - weights
+        group = call.q.shape[1] // call.k.shape[1]
+        added = change @ call.v[b, [h // group for h in heads]].float()
+        mine = torch.tensor(heads, device=at.device)
+        output[b, at[:, None], mine] += added.transpose(0, 1).to(output.dtype)
+
+
+@INTERVENTIONS.register
+class Var:
+    """In rows of text, heads that look at the image take mass from the sinks and give it to the image
+    tokens that are none, in proportion; the strength says how much of that is left out.
+
+    Which heads is found in every row anew: those with enough of their mass on the image, most of it
+    off the sinks. Without a choice, all heads are asked but for those of the first two layers and
+    the last, as in the paper. Rows of image tokens are never edited, and no row of a layer that has
+    no visual sink. Sinks are found token by token as they come, so that chunks, caches and batches
+    change nothing.
+
+    The sink dimensions are read off the text of the prompts it learns from, or off prose.
+    """
+
+    name = "var"
+    summary = "take attention from sinks and give it to the image tokens that show something"
+    strength = 0.0
+    settings: type[Settings] = VarSettings
+    stateful = True
+
+    def learn(
+        self,
+        model: Model,
+        heads: tuple[HeadId, ...] | None,
+        prompts: Sequence[Prompt],
+        settings: Settings,
+        seed: int,
+    ) -> Learned:
+        assert isinstance(settings, VarSettings)
+        if model.vision is None:
+            raise Refused(f"VAR redistributes attention to images, and {model.name!r} reads text alone.")
+        g = model.geometry
+        chosen = heads or tuple(
+            HeadId(layer, head) for layer in range(FIRST_LAYER, g.layers - 1) for head in range(g.heads)
+        )
+        if not chosen:
+            raise HeadscopeError(
+                f"VAR leaves out the first two layers and the last, and {model.name!r} has {g.layers}; "
+                "name heads."
+            )
+        note = f"sink dimensions {list(settings.dims)} as given"
+        if not settings.dims:
+            found = find_dimensions(model, prompts, settings.factor)
+            settings = settings.model_copy(update={"dims": found.dims, "level": found.level})
+            note = f"sink dimensions {list(found.dims)}, found in text; tau {found.tau:.3g}"
+            note += "" if found.dims else "; without any, nothing is changed"
+        elif not settings.level:
+            usual = ((0.0,) * len(settings.dims),) * g.layers
+            settings = settings.model_copy(update={"level": usual})
+        task = prompts[0].task if prompts else ""
+        return Learned(chosen, settings, task=task, prompts=len(prompts), note=note)
+
+    def edit(self, model: Model, spec: Spec, settings: Settings) -> Redistributed:
+        assert isinstance(settings, VarSettings)
+        return Redistributed(spec, settings, model.geometry.hidden)
