@@ -44,11 +44,11 @@ def applied(model: Model, *specs: Spec, prompt: int | Sequence[int] | Tensor | N
         expected = {(i, layer) for i, (spec, _) in enumerate(edits) for layer in spec.layers}
         stack.enter_context(passes.follow(model, expected))
         for i, (spec, edit) in enumerate(edits):
-            for layer in spec.layers if isinstance(edit, InputReader) else ():
-                handle = model.layer_modules[layer].register_forward_pre_hook(
-                    _reading(edit, layer, passes), with_kwargs=True
-                )
-                stack.callback(handle.remove)
+            if isinstance(edit, InputReader):
+                for layer in spec.layers:
+                    read = _reading(edit, layer, passes)
+                    handle = model.layer_modules[layer].register_forward_pre_hook(read, with_kwargs=True)
+                    stack.callback(handle.remove)
             if isinstance(edit, AttentionEdit):
                 taps.append(_Tap(i, spec, edit, passes))
                 continue
