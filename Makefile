@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 MODEL ?= smollm2
 OUT ?= runs/$(MODEL)
+WORKERS ?= 2
 
 .PHONY: scan test lint format clean
 
@@ -12,7 +13,7 @@ scan: $(VENV)/.ready
 	$(BIN)/headscope scan $(MODEL) --preset standard --out $(OUT)
 
 test: $(VENV)/.ready-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -66,8 +66,7 @@ def kurtosis(sums: Tensor, d: int) -> Tensor:
     """Fourth moment over squared variance of all n x d entries, 3 for a Gaussian, in float64. [...]
 
     Args:
-        sums: `TokenSizes.sums`; on the CPU the order in which tokens are summed up, and so the
-            result, is always the same. [..., 4, n]
+        sums: `TokenSizes.sums`. [..., 4, n]
         d: entries of a token.
     """
     point, second, third, fourth = sums.double().unbind(-2)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from headscope.kernels import RowStatistics
+from headscope.probes.contribution import Contribution
 from headscope.probes.errors import Refused
 from headscope.probes.prompts import Prompt
 from headscope.probes.recipe import Watch
@@ -34,11 +32,11 @@ _ONE_IN = 2  # of so many sampled rows one must see a key before the mass it get
 
 @dataclass(frozen=True)
 class Found:
-    """Arrays over all layers: see `Observation`."""
+    """Arrays over all layers, on the device of the first: see `Observation`."""
 
-    sampled: dict[str, NDArray[np.float32]]
-    exact: dict[str, NDArray[Any]]
-    head: dict[str, NDArray[Any]]
+    sampled: dict[str, Tensor]
+    exact: dict[str, Tensor]
+    head: dict[str, Tensor]
 
 
 @dataclass
@@ -94,22 +92,21 @@ class HeadRows:
     def see(self, call: AttentionCall) -> None:
         if len(self.prompt) != call.q.shape[2] or call.q.shape[0] != 1:
             raise Refused("A prompt is observed alone and in one prefill.")
-        weight = self.model.output_weight(call.layer).float()
+        added = Contribution(self.model.output_weight(call.layer), self.model.geometry.kv_heads)
         copies = "echo" in self.prompt.offsets
         text = self.prompt.answer is None  # in which sinks are looked for: what keys receive is read
         sampled = self._measure(call, "sample", self.sample, top=1 if copies else 0, received=text)
         exact = self._measure(call, "exact", self.exact, top=self.watch.top, received=False)
-        norms = _value_norms(call, weight, self._once("spread", call.v.device, self._spread))
-        typical = norms.median(-1).values.clamp_min(1e-12)
-        a = self._per_row(sampled, weight, "sample", self.sample, typical)
-        b = self._per_row(exact, weight, "exact", self.exact, typical)
+        spread = self._once("spread", call.v.device, self._spread)
+        typical = added.of_values(call.v[0, :, spread]).median(-1).values.clamp_min(1e-12)
+        a = self._per_row(sampled, added, "sample", self.sample, typical)
+        b = self._per_row(exact, added, "exact", self.exact, typical)
         b |= {"top_key": exact.top_key[0], "top_masses": exact.top_mass[0]}
         if copies:
-            a["copying"] = self._copying(sampled, weight)
+            a["copying"] = self._copying(sampled, added.weight)
         head = {"value_norm_median": typical}
         # Apart from the others: a product of 49 rows may round differently from run to run.
-        origin = self._once("first key", call.v.device, lambda: torch.zeros(1, dtype=torch.long))
-        head["value_norm_first"] = _value_norms(call, weight, origin)[:, 0]
+        head["value_norm_first"] = added.of_values(call.v[0, :, :1])[:, 0]
         if text:
             head |= self._receivers(call, sampled)
             prefix = torch.arange(min(self.prefix, len(self.prompt)))
@@ -148,7 +145,7 @@ class HeadRows:
         return torch.linspace(0, len(self.prompt) - 1, min(_VALUES, len(self.prompt))).long()
 
     def _per_row(
-        self, s: RowStatistics, weight: Tensor, name: str, rows: Tensor, typical: Tensor
+        self, s: RowStatistics, contribution: Contribution, name: str, rows: Tensor, typical: Tensor
     ) -> dict[str, Tensor]:
         """Everything that is one number per head and row of those called `name`. [H, R] each"""
         out: dict[str, Tensor] = {"top_mass": s.top_mass[0, ..., 0], "lse": s.lse[0]}
@@ -172,20 +169,19 @@ class HeadRows:
         )
         for i, distances in enumerate(self._offsets):
             out[f"offset_{distances}"] = offset[..., i]
-        added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
-        whole = added.sum(0).norm(dim=-1).clamp_min(1e-12)
-        out["activity"] = added.norm(dim=-1) / typical[:, None]
+        whole = contribution.of_all(s.output[0]).clamp_min(1e-12)
+        out["activity"] = contribution.of_heads(s.output[0]) / typical[:, None]
         for i, (sink, recent) in enumerate(self.watch.keep):
-            lost = torch.einsum("hrd,hdm->hrm", s.output[0] - s.kept_output[0, :, :, i], weight)
-            group = lost.view(self.model.geometry.kv_heads, -1, *lost.shape[1:]).sum(1)
+            lost = s.output[0] - s.kept_output[0, :, :, i]
+            group = contribution.of_groups(lost) / whole
             enough = sink + recent
             short = once(f"short of {enough}", partial(torch.le, visible, enough))
             for cut, value in (
                 (f"kept_{sink}_{recent}", s.kept_mass[0, ..., i]),
-                (f"cut_error_{sink}_{recent}", lost.norm(dim=-1) / whole),
+                (f"cut_error_{sink}_{recent}", contribution.of_heads(lost) / whole),
                 (
                     f"group_cut_error_{sink}_{recent}",
-                    (group.norm(dim=-1) / whole).repeat_interleave(self.model.geometry.group_size, 0),
+                    group.repeat_interleave(self.model.geometry.group_size, 0),
                 ),
             ):
                 out[cut] = value.masked_fill(short, torch.nan)
@@ -194,7 +190,7 @@ class HeadRows:
     def _copying(self, s: RowStatistics, weight: Tensor) -> Tensor:
         """Share of the prompt's other tokens whose logit the head raises less than that of the token
         it looks at most. 0 ... 1, 0.5 by chance. [H, R]"""
-        added = torch.einsum("hrd,hdm->hrm", s.output[0], weight)
+        added = torch.einsum("hrd,hdm->hrm", s.output[0], weight.float())
         table, which = self._directions
         logits = added @ self._once("table", added.device, lambda: table).T
         looked_at = self._once("which", added.device, lambda: which)[s.top_key[0, ..., 0]]
@@ -226,18 +222,13 @@ class HeadRows:
         return _ONE_IN * (len(self.sample) - earlier) < len(self.sample)
 
     def collect(self) -> Found:
-        """All layers stacked on the CPU, and checked to be finite where they must be.
+        """All layers put together, and checked to be finite where they must be.
 
-        Only here do results leave the GPU: a copy per layer would make the prefill wait.
+        Only here, and once, does anything wait for the GPU.
         """
         sampled = stacked(self._sampled)
-        for layer, lse in enumerate(sampled["lse"]):
-            refuse_unbounded(self.model.name, layer, torch.from_numpy(lse))
+        bounded = sampled["lse"].isfinite().all()
+        if not bool(bounded):
+            for layer, lse in enumerate(sampled["lse"]):
+                refuse_unbounded(self.model.name, layer, lse)
         return Found(sampled, stacked(self._exact), stacked(self._head))
-
-
-def _value_norms(call: AttentionCall, weight: Tensor, at: Tensor) -> Tensor:
-    """Norm of what the value of each key would add to the residual stream. [H, len(at)]"""
-    values = call.v[0, :, at].float()
-    group = math.ceil(weight.shape[0] / values.shape[0])
-    return torch.einsum("hrd,hdm->hrm", values.repeat_interleave(group, 0), weight).norm(dim=-1)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from headscope.probes.errors import HeadscopeError
 from headscope.probes.headrows import EARLY, HeadRows
 from headscope.probes.model import Model
 from headscope.probes.prompts import Prompt
 from headscope.probes.recipe import Recipe
-from headscope.probes.residual import ResidualMeter, residual_stream
+from headscope.probes.residual import ResidualMeter, copied, residual_stream
 from headscope.probes.seam import attach
 
 PREFIX = 64  # rows of Sink_k^eps (Gu et al. 2024): the first 64 positions of natural text
@@ -80,8 +81,8 @@ def observe(model: Model, prompt: Prompt, recipe: Recipe | None = None) -> Obser
     found = heads.collect()
     mean, var = _average(found.sampled, sample, n)
     return Observation(
-        prompt, found.exact, exact, mean, var,
-        found.head, residual.arrays(), predicted, logprob,
+        prompt, copied(found.exact), exact, copied(mean), copied(var),
+        copied(found.head), residual.arrays(), predicted, logprob,
     )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def _check_fits(model: Model, prompt: Prompt) -> None:
         )
 
 
-def _score(logits: torch.Tensor, prompt: Prompt) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _score(logits: Tensor, prompt: Prompt) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     if prompt.answer is None:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     target = torch.tensor(prompt.ids[slice(*prompt.answer)], device=logits.device)
@@ -122,38 +123,36 @@ def _score(logits: torch.Tensor, prompt: Prompt) -> tuple[NDArray[np.int64], NDA
 
 
 def _average(
-    sampled: Mapping[str, NDArray[np.float32]], rows: NDArray[np.int64], n: int
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    sampled: Mapping[str, Tensor], rows: NDArray[np.int64], n: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Mean over all rows where a statistic is defined, and its variance from sampling them.
 
     A late row stands for (n - early) / (sampled late rows) rows, an early one for itself; only
     the late rows are a sample, so only they make the mean uncertain.
     """
-    late = np.arange(len(rows)) >= min(EARLY, len(rows) // 2) if len(rows) < n else np.zeros(n, bool)
-    drawn, there = int(late.sum()), n - int((~late).sum())
-    weight = np.where(late, there / max(1, drawn), 1.0)
+    is_late = np.arange(len(rows)) >= min(EARLY, len(rows) // 2) if len(rows) < n else np.zeros(n, bool)
+    drawn, there = int(is_late.sum()), n - int((~is_late).sum())
+    late = torch.from_numpy(is_late).to(next(iter(sampled.values())).device)
+    weight = late.new_ones(len(rows), dtype=torch.float64).masked_fill(late, there / max(1, drawn))
     mean, var = {}, {}
     for name, found in sampled.items():
-        values = found.astype(np.float64)
-        defined = np.isfinite(values)
+        values, defined = found.double(), found.isfinite()
         total = (defined * weight).sum(-1)
-        centre = _ratio((np.where(defined, values, 0.0) * weight).sum(-1), total, np.nan)
+        centre = _ratio((values.where(defined, 0.0) * weight).sum(-1), total, torch.nan)
         noise = _late_variance(values, defined & late)
         share = _ratio((defined * weight * late).sum(-1), total, 0.0)
-        mean[name] = centre.astype(np.float32)
-        var[name] = (share**2 * noise * (1.0 - drawn / max(1, there))).astype(np.float32)
+        mean[name] = centre.float()
+        var[name] = (share**2 * noise * (1.0 - drawn / max(1, there))).float()
     return mean, var
 
 
-def _late_variance(values: NDArray[np.float64], late: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _late_variance(values: Tensor, late: Tensor) -> Tensor:
     """Variance of the mean of the late rows, the population taken as infinite."""
     count = late.sum(-1)
-    centre = _ratio(np.where(late, values, 0.0).sum(-1), count, 0.0)
-    spread = np.where(late, values - centre[..., None], 0.0)
-    return _ratio((spread**2).sum(-1), np.maximum(count - 1, 1) * np.maximum(count, 1), 0.0)
+    centre = _ratio(values.where(late, 0.0).sum(-1), count, 0.0)
+    spread = (values - centre[..., None]).where(late, 0.0)
+    return _ratio((spread**2).sum(-1), (count - 1).clamp_min(1) * count.clamp_min(1), 0.0)
 
 
-def _ratio(
-    top: NDArray[np.float64], bottom: NDArray[np.float64 | np.int64], empty: float
-) -> NDArray[np.float64]:
-    return np.divide(top, bottom, out=np.full(top.shape, empty), where=bottom > 0)
+def _ratio(top: Tensor, bottom: Tensor, empty: float) -> Tensor:
+    return (top / bottom).where(bottom > 0, empty)

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from headscope.probes.errors import HeadscopeError
@@ -161,6 +162,10 @@ class Prompt:
 
     def key(self) -> str:
         """A hash of everything that can change an observation of this prompt."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         content: dict[str, Any] = {
             "task": self.task, "ids": self.ids, "spans": dict(self.spans), "answer": self.answer,
             "source": self.source, "offsets": dict(self.offsets), "meta": dict(self.meta),

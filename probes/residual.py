@@ -54,17 +54,16 @@ class ResidualMeter:
         """
         found = stacked(self._layers)
         sums = found.pop("sums")
-        found["kurtosis"] = np.full(len(sums), np.nan, np.float32)
+        found["kurtosis"] = sums.new_full(sums.shape[:1], torch.nan)
         if self.moments:
-            found["kurtosis"] = kurtosis(torch.from_numpy(sums), self._width).float().numpy()
-        return found
+            found["kurtosis"] = kurtosis(sums, self._width).float()
+        return copied(found)
 
 
-def stacked(layers: Sequence[Mapping[str, Tensor]]) -> dict[str, NDArray[Any]]:
-    """The arrays of all layers, put together on the device of the first and copied from it once each."""
+def stacked(layers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all layers, put together on the device of the first layer."""
     return {
-        name: torch.stack([layer[name].to(layers[0][name].device) for layer in layers]).cpu().numpy()
-        for name in layers[0]
+        name: torch.stack([layer[name].to(layers[0][name].device) for layer in layers]) for name in layers[0]
     }
 
 
@@ -72,6 +71,18 @@ class Meter(Protocol):
     """Takes in the residual stream before one layer after the other."""
 
     def see(self, hidden: Tensor) -> None: ...
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """The tensors on the CPU; those of one dtype travel together, for every copy waits for the device."""
+    out: dict[str, NDArray[Any]] = {}
+    for dtype in {t.dtype for t in tensors.values()}:
+        some = {name: t for name, t in tensors.items() if t.dtype == dtype}
+        flat = torch.cat([t.flatten() for t in some.values()]).cpu().numpy()
+        cuts = np.cumsum([t.numel() for t in some.values()])[:-1]
+        pieces = np.split(flat, cuts)
+        out |= {name: piece.reshape(t.shape) for (name, t), piece in zip(some.items(), pieces, strict=True)}
+    return {name: out[name] for name in tensors}
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def test_the_average_is_unbiased_and_its_variance_is_true() -> None:
     means, variances = [], []
     for draw in range(2000):
         rows = sample_rows(n, count, str(draw))
-        mean, var = _average({"x": everything[rows][None, None].astype(np.float32)}, rows, n)
+        mean, var = _average({"x": torch.tensor(everything[rows][None, None]).float()}, rows, n)
         means.append(float(mean["x"][0, 0]))
         variances.append(float(var["x"][0, 0]))
     assert np.mean(means) == pytest.approx(np.nanmean(everything), rel=0.01)
@@ -42,7 +42,7 @@ def test_the_average_is_unbiased_and_its_variance_is_true() -> None:
 
 def test_all_rows_have_no_sampling_error() -> None:
     values = np.random.default_rng(1).random((1, 2, 30)).astype(np.float32)
-    mean, var = _average({"x": values}, np.arange(30), 30)
+    mean, var = _average({"x": torch.from_numpy(values)}, np.arange(30), 30)
     np.testing.assert_allclose(mean["x"], values.mean(-1), rtol=1e-5)
     assert not var["x"].any()
 
