@@ -6,7 +6,8 @@ A Llama-3-8B shape with random weights (timing does not care), bfloat16, batch 1
 streams with 64 + 256 keys. Three arms: transformers with its own cache and SDPA through cuDNN, the
 head-wise cache with every group full, and with half the groups streaming. Prefill is one forward pass over
 the whole prompt; decode is the median time between tokens, and the GPU's share of it, since
-transformers' own Python is most of a step at short lengths. At --chunked lengths the prompt comes in
+transformers' own Python is most of a step at short lengths; `steps` is the time between tokens of
+recorded steps, which spare that Python. At --chunked lengths the prompt comes in
 chunks of 32K, once. For the longest contexts the cache is filled without a prefill, then one chunk and
 a few tokens are run for real.
 """
@@ -27,7 +28,7 @@ from scan_overhead import model_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
-from headscope.heads import Origin, Policy, Window, kv_bytes
+from headscope.heads import Origin, Policy, Serving, Window, kv_bytes
 from headscope.kernels import HeadwiseLayer
 from headscope.kernels.stores import SLACK
 from headscope.probes import Model
@@ -48,16 +49,17 @@ def policy_of(model: Model, arm: str) -> Policy:
 
 
 @contextmanager
-def serving(model: Model, arm: str) -> Iterator[DynamicCache]:
+def serving(model: Model, arm: str) -> Iterator[tuple[DynamicCache, Serving | None]]:
     """A fresh cache with the arm's attention in force."""
     with ExitStack() as stack:
         if arm == "transformers":
             stack.enter_context(
                 sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True)
             )
-            yield DynamicCache(config=model.hf.config)
+            yield DynamicCache(config=model.hf.config), None
         else:
-            yield stack.enter_context(policy_of(model, arm).attach(model)).cache()
+            served = stack.enter_context(policy_of(model, arm).attach(model))
+            yield served.cache(), served
 
 
 def forward(model: Model, cache: DynamicCache, tokens: int) -> float:
@@ -82,6 +84,27 @@ def decode(model: Model, cache: DynamicCache) -> dict[str, float]:
     return {"decode_ms": wall * 1e3, "decode_gpu_ms": busy / 1e3}
 
 
+def recorded(model: Model, served: Serving, cache: DynamicCache) -> dict[str, float]:
+    """Milliseconds per token of recorded steps, by the wall clock, and how far off the last one was."""
+    token = torch.full((1, 1), 11, device="cuda")
+    with served.steps(cache, room=DECODE + 8) as step:
+        for _ in range(4):
+            step(token)
+        seconds = []
+        for _ in range(DECODE):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            got = step(token)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
+    for layer in cache.layers:  # the last token again, as a plain step in the same place
+        assert isinstance(layer, HeadwiseLayer)
+        layer.length -= 1
+    want = model.hf(input_ids=token, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+    gap = float((got - want).abs().max() / want.abs().max())
+    return {"steps_ms": statistics.median(seconds) * 1e3, "steps_gap": gap}
+
+
 def gib(count: int) -> float:
     return round(count / 2**30, 3)
 
@@ -93,12 +116,13 @@ def measured(model: Model, arm: str, length: int, rounds: int) -> dict[str, Any]
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        with serving(model, arm) as cache:
+        with serving(model, arm) as (cache, served):
             seconds.append(forward(model, cache, length))
             peak = torch.cuda.max_memory_allocated()
             row = {"kv_gib": gib(kv_bytes(cache)), "prefill_peak_gib": gib(peak)}
             if turn == rounds:
                 row |= decode(model, cache)
+                row |= recorded(model, served, cache) if served else {}
         del cache
     return {"arm": arm, "length": length, "prefill_s": statistics.median(seconds[1:]), "rounds": rounds} | row
 
@@ -108,10 +132,11 @@ def chunked(model: Model, arm: str, length: int) -> dict[str, Any]:
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    with serving(model, arm) as cache:
+    with serving(model, arm) as (cache, served):
         seconds = sum(forward(model, cache, 32768) for _ in range(length // 32768))
         row = {"kv_gib": gib(kv_bytes(cache)), "prefill_peak_gib": gib(torch.cuda.max_memory_allocated())}
         row |= decode(model, cache)
+        row |= recorded(model, served, cache) if served else {}
     return {"arm": arm, "length": length, "chunk": 32768, "prefill_s": seconds} | row
 
 
@@ -121,7 +146,7 @@ def filled(model: Model, arm: str, length: int) -> dict[str, Any]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     g = model.geometry
-    with serving(model, arm) as cache:
+    with serving(model, arm) as (cache, _):
         for layer in cache.layers:
             assert isinstance(layer, HeadwiseLayer)
             before, groups = length - CHUNK, layer.plan

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import causal_mask_function
 
 from headscope.heads.policy import Policy
+from headscope.heads.steps import Steps
 from headscope.kernels import HeadwiseLayer, mixed_prefill
 from headscope.probes import AttentionCall, Model, Refused, attach, attend
 
@@ -62,6 +63,22 @@ class Serving:
         cache = DynamicCache(config=self.model.decoder.config)
         self._fit_out(cache)
         return cache
+
+    def steps(self, cache: DynamicCache, room: int = 256) -> Steps:
+        """Decode after a prompt that `cache` holds, token by token, without Python between launches.
+
+            with served.steps(cache) as step:
+                logits = step(token)  # [B, 1] -> [B, vocabulary]
+
+        Args:
+            cache: from `cache()`, filled by the prompt.
+            room: tokens for which slots are made ready at a time.
+
+        Raises:
+            Refused: the cache is empty or on several devices, or a layer has a window of its own.
+            HeadscopeError: room below 1.
+        """
+        return Steps(self, cache, room)
 
     def _fit_out(self, cache: Cache) -> None:
         """Replace the layers the policy acts on, while the cache is empty."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from importlib.util import find_spec
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -36,6 +36,12 @@ def use_triton(x: Tensor) -> bool:
     """Whether the Triton kernels take this tensor: on a GPU, in float16, bfloat16 or float32."""
     known = (torch.float16, torch.bfloat16, torch.float32)
     return x.is_cuda and x.dtype in known and _has_triton()
+
+
+@lru_cache(maxsize=256)
+def device_ints(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """The integers as an int32 tensor on the device, copied there once."""
+    return torch.tensor(values, dtype=torch.int32, device=device)
 
 
 @cache

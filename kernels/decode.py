@@ -98,17 +98,20 @@ def decode_stores(
     dense: tuple[Tensor, Tensor] | None,
     stream: tuple[Tensor, Tensor] | None,
     plan: HeadPlan,
-    length: int,
+    length: int | Tensor,
     *,
     starts: Tensor | None,
     scale: float,
     softcap: float | None,
     return_lse: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """`cached_decode` for a caller that has a plan and stores that fit it; `starts` lies on q's device."""
+    """`cached_decode` for a caller that has a plan and stores that fit it; `starts` lies on q's device.
+
+    So does `length` where it is a tensor [1]; a GPU then reads it, and the host need not know it.
+    """
     options: dict[str, Any] = {"starts": starts, "scale": scale, "softcap": softcap}
     if not use_triton(q):
-        out, lse = attend_stores(q, dense, stream, plan, length, **options)
+        out, lse = attend_stores(q, dense, stream, plan, int(length), **options)
         return out, lse if return_lse else None
     from headscope.kernels.decode_triton import split_decode
 

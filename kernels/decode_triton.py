@@ -33,7 +33,7 @@ def split_decode(
     dense: tuple[Tensor, Tensor] | None,
     stream: tuple[Tensor, Tensor] | None,
     plan: HeadPlan,
-    length: int,
+    length: int | Tensor,
     *,
     starts: Tensor | None,
     scale: float,
@@ -43,7 +43,8 @@ def split_decode(
 ) -> tuple[Tensor, Tensor | None]:
     """Launch both kernels. With `stream` None, `dense` is one full cache of all KV groups.
 
-    Shapes and meaning as in `cached_decode`; `starts` is int32 [B] on q's device or None.
+    Shapes and meaning as in `cached_decode`; `starts` is int32 [B] on q's device or None. A `length`
+    that is a tensor [1] there is read by the kernels, and the splits are those of a full dense store.
     """
     batch, heads, queries, dim = q.shape
     groups, ring = len(plan.group_window), stream is not None
@@ -54,7 +55,9 @@ def split_decode(
     row_tiles = triton.cdiv(size * queries, rows)
     tuning = dict(tuning or blocks(padded, q.element_size()))
     programs = tuning.pop("waves") * processors(q.device)
-    longest = length if plan.dense_groups else min(length, plan.reach + queries - 1)
+    clock = isinstance(length, Tensor)
+    held = stores[0].shape[2] if clock else length
+    longest = held if plan.dense_groups else min(held, plan.reach + queries - 1)
     tiles = triton.cdiv(longest, tuning["BN"])
     lanes = batch * row_tiles * (len(plan.dense_groups) or groups)
     splits = 1 if tiles <= ALONE else count_splits(tiles, lanes, programs)
@@ -71,6 +74,7 @@ def split_decode(
         "RING": ring,
         "START": starts is not None,
         "OVERLAP": overlap(q.device),
+        "CLOCK": clock,
     }
     sizes = (length, queries, stores[2].shape[2], heads, size)
     _split_decode[(splits, groups * row_tiles, batch)](

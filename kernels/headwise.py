@@ -17,7 +17,7 @@ from transformers.cache_utils import CacheLayerMixin
 from headscope.kernels.decode import decode_stores
 from headscope.kernels.plan import plan_heads, take
 from headscope.kernels.prefill import mixed_prefill
-from headscope.kernels.stores import append, ring_read, ring_write
+from headscope.kernels.stores import append, grow, ring_read, ring_write, write_one
 
 _Store: TypeAlias = tuple[Tensor, Tensor]  # k, v of some groups, ascending
 _Result: TypeAlias = tuple[Tensor, Tensor | None]  # out, log-sum-exp
@@ -48,6 +48,7 @@ class HeadwiseLayer(CacheLayerMixin):
         self.is_initialized = False
         self.dense: _Store | None = None
         self.stream: _Store | None = None
+        self.clock: Tensor | None = None
         self._fresh: _Store | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -89,7 +90,8 @@ class HeadwiseLayer(CacheLayerMixin):
         if before and q.shape[2] == 1:
             self._turn(k, v, before)
             starts = None if self.starts is None else self.starts.to(q.device, torch.int32)
-            return decode_stores(q, self.dense, self.stream, self.plan, self.length, starts=starts, **options)
+            seen = self.length if self.clock is None else self.clock[1:]
+            return decode_stores(q, self.dense, self.stream, self.plan, seen, starts=starts, **options)
         if before:  # a chunk meets the rings as they were before it
             result = self._chunk(q, k, v, before, options)
         else:
@@ -97,9 +99,26 @@ class HeadwiseLayer(CacheLayerMixin):
         self._turn(k, v, before)
         return result
 
+    def follow(self, clock: Tensor | None, room: int = 0) -> None:
+        """Let the device say where the next keys go, so that a recorded step can be repeated.
+
+        From here on keys come one at a time, at most `room` of them, until `follow(None)`.
+
+        Args:
+            clock: the place of the next key, and the length with it; int64 on the cache's device. [2]
+            room: slots to have ready for it.
+        """
+        self.clock = clock
+        if clock is not None and self.dense:
+            k, v = (grow(x, self.length + room, self.length) for x in self.dense)
+            self.dense = k, v
+
     def _append(self, k: Tensor, v: Tensor, before: int) -> None:
         groups = self.plan.dense_groups
-        if groups:
+        if self.clock is not None:
+            for store, x in zip(self.dense or (), (k, v), strict=False):
+                write_one(store, take(x, groups), None, self.clock[:1], self.starts)
+        elif groups:
             old_k, old_v = self.dense or (None, None)
             self.dense = append(old_k, take(k, groups), before), append(old_v, take(v, groups), before)
 
@@ -107,7 +126,10 @@ class HeadwiseLayer(CacheLayerMixin):
         groups = self.plan.streaming_groups
         sinks = [self.plan.group_sink[g] for g in groups]
         for store, x in zip(self.stream or (), (k, v), strict=False):
-            ring_write(store, take(x, groups), sinks, before, self.starts)
+            if self.clock is not None:
+                write_one(store, take(x, groups), sinks, self.clock[:1], self.starts)
+            else:
+                ring_write(store, take(x, groups), sinks, before, self.starts)
 
     def _chunk(self, q: Tensor, k: Tensor, v: Tensor, before: int, options: dict[str, Any]) -> _Result:
         """Dense groups over all their keys, streaming ones over their rings and the chunk."""

@@ -17,6 +17,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from headscope.kernels.backend import device_ints
+
 Ints: TypeAlias = Sequence[int] | Tensor
 """Small integers: a sequence, or a tensor (reading one that lives on a GPU costs a sync)."""
 
@@ -176,7 +178,7 @@ def take(x: Tensor, heads: Sequence[int]) -> Tensor:
     steps = {b - a for a, b in pairwise(heads)}
     if heads and len(steps) <= 1:
         return x[:, heads[0] : heads[-1] + 1 : steps.pop() if steps else 1]
-    return x[:, list(heads)]
+    return x.index_select(1, device_ints(tuple(heads), x.device))
 
 
 def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -14,10 +14,10 @@ import torch
 import triton
 from torch import Tensor
 
-from headscope.kernels.backend import on_its_device, processors
+from headscope.kernels.backend import device_ints, on_its_device, processors
 from headscope.kernels.prefill_triton import LOG2E
 from headscope.kernels.rows import RowStatistics
-from headscope.kernels.rows_gather import OffsetKeys, device_ints, heaviest_keys, offset_keys, offset_mass
+from headscope.kernels.rows_gather import OffsetKeys, heaviest_keys, offset_keys, offset_mass
 from headscope.kernels.rows_keys_triton import _cut, _receive
 from headscope.kernels.rows_triton import _join_splits, _sweep
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from headscope.kernels.backend import device_ints
+
 TOP_KEYS = 1 << 15  # keys per block where more than one heaviest key is asked for
-
-
-@lru_cache(maxsize=256)
-def device_ints(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """The integers as an int32 tensor on the device, copied there once."""
-    return torch.tensor(values, dtype=torch.int32, device=device)
 
 
 class OffsetKeys(NamedTuple):

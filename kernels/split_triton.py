@@ -5,7 +5,8 @@ rows of one small matrix product, so every key is read once. A group counts the 
 (all of them, or sink + window, or its ring). A short group is done by its first split, which writes
 the result; in a long one split s takes the tiles s, s + splits, ..., so that all programs together
 sweep memory in order, and a second kernel merges their partials. Positions count from each
-sequence's first real key.
+sequence's first real key. With CLOCK the length is read from memory, so that a recorded launch can be
+repeated as the sequence grows.
 """
 
 # Triton's language has no static types: a kernel's arguments are pointers and scalars.
@@ -37,12 +38,14 @@ def _split_decode(
     q_b, q_h, q_n, dk_b, dk_h, dk_n, dv_b, dv_h, dv_n, sk_b, sk_h, sk_n, sv_b, sv_h, sv_n,
     o_b, o_h, o_n,
     length, queries, capacity, heads, group, row_tiles, splits, scale, cap,
-    D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, ALONE: tl.constexpr,
-    RING: tl.constexpr, CAP: tl.constexpr, START: tl.constexpr, PRECISION: tl.constexpr,
+    CLOCK: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    ALONE: tl.constexpr, RING: tl.constexpr, CAP: tl.constexpr, START: tl.constexpr, PRECISION: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):  # fmt: skip
     split, g = tl.program_id(0), tl.program_id(1) // row_tiles
     batch = tl.program_id(2).to(tl.int64)
+    if CLOCK:
+        length = tl.load(length).to(tl.int32)
     start = 0
     if START:
         start = tl.load(starts + batch)
@@ -123,11 +126,13 @@ def _split_decode(
 def _merge_splits(
     out, lse, part, group_sinks, group_windows, starts,
     o_b, o_h, o_n, length, queries, capacity, heads, group, splits,
-    D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, ALONE: tl.constexpr,
-    RING: tl.constexpr, START: tl.constexpr, OVERLAP: tl.constexpr,
+    CLOCK: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr,
+    ALONE: tl.constexpr, RING: tl.constexpr, START: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     head, i = tl.program_id(0) // queries, tl.program_id(0) % queries
     batch = tl.program_id(1).to(tl.int64)
+    if CLOCK:
+        length = tl.load(length).to(tl.int32)
     seen = length
     if START:
         seen -= tl.load(starts + batch)

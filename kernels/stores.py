@@ -24,13 +24,37 @@ def append(store: Tensor | None, fresh: Tensor, length: int) -> Tensor:
     """
     total = length + fresh.shape[2]
     if store is None or total > store.shape[2]:
-        shape = (*fresh.shape[:2], total + max(SLACK, total // 32), fresh.shape[3])
-        grown = fresh.new_empty(shape)
-        if store is not None:
-            grown[:, :, :length] = store[:, :, :length]
-        store = grown
+        slots = total + max(SLACK, total // 32)
+        empty = fresh.new_empty((*fresh.shape[:2], 0, fresh.shape[3]))
+        store = grow(empty if store is None else store, slots, length)
     store[:, :, length:total] = fresh
     return store
+
+
+def grow(store: Tensor, slots: int, length: int) -> Tensor:
+    """The store with at least that many slots, of which the first `length` hold something."""
+    if store.shape[2] >= slots:
+        return store
+    grown = store.new_empty((*store.shape[:2], slots, store.shape[3]))
+    grown[:, :, :length] = store[:, :, :length]
+    return grown
+
+
+def write_one(
+    store: Tensor, fresh: Tensor, sinks: Sequence[int] | None, clock: Tensor, starts: Tensor | None
+) -> None:
+    """Keep one new position `fresh` [B, H, 1, D], which only the device knows: `clock` [1].
+
+    Args:
+        store: changed in place. [B, H, slots, D]
+        sinks: sink size of each group of a ring; None for a store whose slots are positions.
+        starts: as in `ring_write`.
+    """
+    position = (clock if starts is None or sinks is None else clock - starts).expand(store.shape[0])
+    for places, sink in _runs(sinks if sinks is not None else [0] * store.shape[1]):
+        slot = position if sinks is None else ring_slot(position, sink, store.shape[2])
+        new = fresh[:, places]
+        store[:, places].scatter_(2, slot[:, None, None, None].expand_as(new), new)
 
 
 def ring_write(

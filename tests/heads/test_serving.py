@@ -177,6 +177,40 @@ def test_generate_pads_and_searches_beams(llama: Model) -> None:
     assert beams[1, 20:].tolist() == beam[0, 11:].tolist()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("windows", [MIXED, STREAM, [None]], ids=["mixed", "stream", "full"])
+@pytest.mark.parametrize("pad", [0, 5])
+def test_steps_are_greedy_decoding(llama: Model, windows: list[Window | None], pad: int) -> None:
+    """Keys go where the clock says, beyond the slots made ready, and the cache can be used afterwards."""
+    policy, ids, made = policy_for(llama, windows), ids_for(llama, 20, 2), []
+    mask = torch.ones_like(ids)
+    mask[1, :pad] = 0
+    options = {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False}
+    with policy.attach(llama) as served:
+        want = llama.hf.generate(ids, attention_mask=mask, **options)[:, 20:]
+        cache = served.cache()
+        place = (mask.cumsum(-1) - 1).clamp_min(0)  # as `generate` counts
+        logits = llama.hf(ids, attention_mask=mask, position_ids=place, past_key_values=cache).logits[:, -1]
+        with served.steps(cache, room=3) as step:
+            for _ in range(7):
+                made.append(logits.argmax(-1, keepdim=True))
+                logits = step(made[-1])
+        made.append(logits.argmax(-1, keepdim=True))
+        position = (cache.get_seq_length() - (1 - mask).sum(-1))[:, None]
+        logits = llama.hf(made[-1], past_key_values=cache, position_ids=position).logits[:, -1]
+        made.append(logits.argmax(-1, keepdim=True))
+    assert torch.cat(made, 1).tolist() == want.tolist()
+
+
+def test_steps_need_a_filled_cache(llama: Model) -> None:
+    with policy_for(llama, MIXED).attach(llama) as served:
+        llama.hf(ids_for(llama, 4))
+        with pytest.raises(Refused, match="The cache is empty"):
+            served.steps(served.cache())
+        with pytest.raises(HeadscopeError, match="room is 0"):
+            served.steps(served.cache(), room=0)
+
+
 def test_the_cache_holds_what_the_policy_says(llama: Model) -> None:
     g, n = llama.geometry, 200
     policy = policy_for(llama, STREAM)

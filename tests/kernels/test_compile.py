@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 HEAD = {"D": 128, "DP": 128, "CAP": True, "PRECISION": "tf32"}
-SPLIT = {"ALONE": 4, "RING": True, "START": True, "OVERLAP": True}
+SPLIT = {"ALONE": 4, "RING": True, "START": True, "OVERLAP": True, "CLOCK": False}
 INDICES = {
     "head_list", "sinks", "windows", "starts", "slots", "group_sinks", "group_windows", "order",
     "lo", "hi", "fixed", "widths", "top_key",

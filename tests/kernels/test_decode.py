@@ -78,7 +78,7 @@ def test_two_caches_equal_one(tensors, oracle, shape, sink, window, start, softc
         assert_close(lse, want_lse, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("layout", ["one-cache", "two-caches"])
+@pytest.mark.parametrize("layout", ["one-cache", "two-caches", "clock"])
 @pytest.mark.parametrize(("shape", "sink", "window", "start", "softcap"), CASES)
 def test_decode_kernel(interpreted, tensors, layout, shape, sink, window, start, softcap):
     from headscope.kernels.decode_triton import split_decode
@@ -93,7 +93,8 @@ def test_decode_kernel(interpreted, tensors, layout, shape, sink, window, start,
     pair = ((k, v), None) if layout == "one-cache" or stream is None else (dense, stream)
     # Small tiles, so that a short sequence is cut into many splits.
     tuning = {"BN": 16, "num_warps": 4, "num_stages": 2, "waves": 1}
-    out, lse = interpreted(split_decode, q, *pair, plan, length, tuning=tuning, **options)
+    seen = torch.tensor([length]) if layout == "clock" else length
+    out, lse = interpreted(split_decode, q, *pair, plan, seen, tuning=tuning, **options)
     assert_close(out.double(), want, rtol=0, atol=TOLERANCE)
     assert_close(lse.double(), want_lse, rtol=0, atol=TOLERANCE)
 
