@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headscope.probes.residual import stacked
+from headscope.probes.residual import copied, stacked
 
 DIMENSIONS = 8  # of each layer that are kept: published models have two or three that matter
 
@@ -46,4 +45,4 @@ class MassiveMeter:
         """`massive_dim` [L, k]: the k dimensions whose largest `relative_size` over the text tokens is
         largest in a layer's input, and `massive_size` [L, k, n]: that size in every token."""
         found = stacked(self._layers)
-        return {name: a.astype(np.float32) if name == "massive_size" else a for name, a in found.items()}
+        return copied(found | {"massive_size": found["massive_size"].float()})
