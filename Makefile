@@ -7,7 +7,7 @@ MODEL ?= smollm2
 OUT ?= runs/$(MODEL)
 WORKERS ?= 2
 
-.PHONY: scan test lint format clean
+.PHONY: scan test lint format docs clean
 
 scan: $(VENV)/.ready
 	$(BIN)/headscope scan $(MODEL) --preset standard --out $(OUT)
@@ -20,6 +20,10 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The guide, into site/index.html. The path lets the reference find the rooms without walking through all folders.
+docs: $(VENV)/.ready-dev
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.typing/guide $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix-only --quiet .
@@ -36,9 +40,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # kvpress runs with our versions, but its pins ask for an older transformers and pandas.
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(PIP) --editable '.[bridge,sae,dev]'
+	$(PIP) --editable '.[bridge,sae,dev,docs]'
 	$(PIP) --no-deps kvpress==0.5.5
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ import typer
 from headscope.app.cli_attribute import attribute
 from headscope.app.cli_dashboard import app_command
 from headscope.app.cli_exam import exam
-from headscope.app.cli_exchange import export_command, import_command, schema
+from headscope.app.cli_exchange import export_command, import_command
 from headscope.app.cli_gates import gates
 from headscope.app.cli_intervene import generate, intervene
 from headscope.app.cli_list import list_command, models
@@ -20,6 +20,7 @@ from headscope.app.cli_policy import policy
 from headscope.app.cli_prove import prove
 from headscope.app.cli_sae import sae
 from headscope.app.cli_scan import scan
+from headscope.app.cli_schema import schema
 from headscope.app.cli_show import compare, report, show
 from headscope.app.cli_sweep import sweep
 from headscope.app.cli_verify import verify

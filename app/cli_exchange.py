@@ -121,24 +121,3 @@ def import_command(
             f"if the model has more than {g.heads} heads, give --heads or --like.",
             markup=False,
         )
-
-
-@guarded
-def schema(
-    target: Annotated[
-        Path | None, typer.Option("--out", help="The file to write.", show_default="standard output")
-    ] = None,
-) -> None:
-    """Print the JSON Schema of policy files.
-
-    Examples:
-
-      headscope schema --out policy.schema.json
-    """
-    from headscope.heads import policy_schema
-    from headscope.probes import write_atomically
-
-    if target is None:
-        say_json(policy_schema().rstrip("\n"))
-    else:
-        write_atomically(target, lambda p: p.write_text(policy_schema()))

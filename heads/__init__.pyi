@@ -54,7 +54,6 @@ from .policy import Origin as Origin
 from .policy import Policy as Policy
 from .policy import Span as Span
 from .policy import Window as Window
-from .policy import policy_schema as policy_schema
 from .presets import PRESETS as PRESETS
 from .presets import Preset as Preset
 from .presets import preset as preset

@@ -50,7 +50,11 @@ class ShownPrompt(BaseModel):
 
 
 class Shown(BaseModel):
-    """`evidence/prompts.json`."""
+    """`evidence/prompts.json`.
+
+    Attributes:
+        prompts: by their number in `rows.parquet`; none in that table's own metadata.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -8,7 +8,6 @@ read: more would be waste, less impossible.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -29,7 +28,12 @@ LARGEST_FILE = 64 << 20  # bytes; the policy of a 126 x 128 model takes below 2 
 
 
 class Window(BaseModel):
-    """The first `sink` keys and the last `recent` ones, the query's own included."""
+    """The first `sink` keys and the last `recent` ones, the query's own included.
+
+    Attributes:
+        sink: 0 or more.
+        recent: 1 or more.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -214,15 +218,6 @@ def _union(reads: Sequence[Span]) -> Span:
     if len(windows) < len(reads):
         return None
     return Window(sink=max(w.sink for w in windows), recent=max(w.recent for w in windows))
-
-
-def policy_schema() -> str:
-    """The JSON Schema (2020-12) of policy files, as `docs/policy.schema.json` publishes it."""
-    about = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "headscope policy",
-    }
-    return json.dumps(Policy.model_json_schema() | about, indent=2) + "\n"
 
 
 def _shape(g: Geometry) -> str:

@@ -9,7 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Condition(BaseModel):
-    """`column` compared with `threshold`."""
+    """`column` compared with `threshold`.
+
+    Attributes:
+        column: a score, or a column of numbers that is none (`dormant_kinds`).
+        op: `>=` or `<=`.
+        threshold: in the units of the column.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

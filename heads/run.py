@@ -13,7 +13,17 @@ from headscope.probes import versions as versions
 
 
 class Plan(BaseModel):
-    """Everything that decides what a scan's table will be."""
+    """Everything that decides what a scan's table will be.
+
+    Attributes:
+        model, fingerprint, geometry, dtype: whose heads, in which arithmetic.
+        preset: name of the preset.
+        context: longest prompt, in tokens.
+        seed: seed of prompts and row samples.
+        recipe: how each prompt is observed.
+        haystack: hash of the text things are hidden in; empty for the default.
+        parts: the key of every prompt's part, in order.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -21,7 +21,8 @@ class SweepMeta(BaseModel):
     Attributes:
         schema_version: layout of the file.
         model, fingerprint: what was measured.
-        task, length, prompts: the prompts, and how many of them full attention answers right.
+        task, length: the prompts.
+        asked, right: how many, and how many of them full attention answers right.
         accuracy: of full attention.
         logprob: of full attention's answers, nats, mean over prompts.
         sink, recent: what a streaming group keeps.

@@ -36,6 +36,7 @@ from .evaluate import losses as losses
 from .files import first_fault as first_fault
 from .files import json_text as json_text
 from .files import read_json as read_json
+from .files import schema_text as schema_text
 from .files import write_atomically as write_atomically
 from .files import write_json as write_json
 from .files import writing as writing

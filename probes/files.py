@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -49,6 +50,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def json_text(model: BaseModel) -> str:
     """A pydantic model as readable JSON."""
     return model.model_dump_json(indent=2) + "\n"
+
+
+def schema_text(kind: type[BaseModel], title: str) -> str:
+    """The JSON Schema (2020-12) of the JSON that `write_json` writes of a pydantic model."""
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+    return json.dumps(kind.model_json_schema() | about, indent=2) + "\n"
 
 
 def write_json(path: Path, model: BaseModel) -> None:

@@ -14,6 +14,7 @@ from pydantic import (
     FiniteFloat,
     JsonValue,
     PlainSerializer,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -37,7 +38,8 @@ def _head(value: object) -> object:
         raise ValueError(str(error)) from error
 
 
-Head = Annotated[HeadId, BeforeValidator(_head), PlainSerializer(str)]
+_WRITTEN = WithJsonSchema({"type": "string", "pattern": "^L[0-9]+H[0-9]+$"})
+Head = Annotated[HeadId, BeforeValidator(_head), PlainSerializer(str), _WRITTEN]
 
 
 class Source(BaseModel):

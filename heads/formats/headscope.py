@@ -1,4 +1,4 @@
-"""headscope's own policy file, described by `docs/policy.schema.json`.
+"""headscope's own policy file, described by `docs/schemas/policy.schema.json`.
 
 Imported, a policy is a map of what it decided: it can be shown and compared like any other.
 """

@@ -97,6 +97,16 @@ def test_every_role_is_found_exactly(sat: Examination) -> None:
         assert g.margin is not None and g.margin > 0.03, g
 
 
+def test_the_guide_quotes_this_exam(sat: Examination) -> None:
+    """`headscope exam --json > benchmarks/results/exam.json` writes it anew."""
+    file = Path(__file__).parents[2] / "benchmarks" / "results" / "exam.json"
+    quoted = Examination.model_validate_json(file.read_text())
+    for then, now in zip(quoted.grades, sat.grades, strict=True):
+        assert then.model_dump(exclude={"margin", "closest"}) == now.model_dump(exclude={"margin", "closest"})
+        assert then.margin == pytest.approx(now.margin, abs=2e-3)
+    assert quoted.answered == sat.answered
+
+
 def test_the_planted_models_answer(sat: Examination) -> None:
     assert sat.answered == {name: {"needle": 1.0, "passkey": 1.0} for name in PLANTED}
 

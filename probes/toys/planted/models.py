@@ -44,7 +44,14 @@ class Plan:
 
 
 class PlantedHead(BaseModel):
-    """What is known of one head."""
+    """What is known of one head.
+
+    Attributes:
+        layer, head: which one.
+        circuit: what was planted.
+        about: what that looks at.
+        roles: the roles that follow from it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +63,13 @@ class PlantedHead(BaseModel):
 
 
 class Truth(BaseModel):
-    """`truth.json`: the heads of a planted model, by layer and head."""
+    """`truth.json`: the heads of a planted model, by layer and head.
+
+    Attributes:
+        model: its name.
+        about: what is special about it.
+        heads: all of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
