@@ -17,6 +17,10 @@ from .depth import by_depth as by_depth
 from .detect import DETECTORS as DETECTORS
 from .detect import Detector as Detector
 from .detect import Reading as Reading
+from .divergence import Word as Word
+from .divergence import awareness as awareness
+from .divergence import outliers as outliers
+from .divergence import t_vhd as t_vhd
 from .effect import effect as effect
 from .evidence import ShownPrompt as ShownPrompt
 from .evidence import read_evidence as read_evidence

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headscope.probes import TASKS, HeadscopeError, Prompt, Recipe, unknown
+from headscope.probes import TASKS, HeadscopeError, Prompt, Recipe, default_text, unknown
 
 if TYPE_CHECKING:
     from headscope.probes import Model
+
+_SAMPLE = 2000  # characters of a haystack that tell whether a tokenizer has its words
 
 
 class Portion(BaseModel):
@@ -54,7 +56,10 @@ class Preset(BaseModel):
         seed: int = 0,
         haystack: str | None = None,
     ) -> list[Prompt]:
-        """All prompts of the scan, in a fixed order; those with pictures for models that take some.
+        """All prompts of the scan, in a fixed order.
+
+        Those with pictures are for models that take some; a vision-language model whose tokenizer has
+        no words for the haystack is shown no others.
 
         Raises:
             HeadscopeError: a haystack too short, a context too short for a task.
@@ -63,10 +68,11 @@ class Preset(BaseModel):
         if longest < 64:
             raise HeadscopeError(f"context is {longest} tokens, but a scan needs at least 64.")
         made = []
+        reads = model.vision is None or _reads(model, haystack)
         for portion in self.portions:
             lengths = sorted({max(64, int(longest * f)) for f in portion.fractions})
             task = TASKS[portion.task]
-            if getattr(task, "pictures", False) and model.vision is None:
+            if model.vision is None if getattr(task, "pictures", False) else not reads:
                 continue
             made += task.prompts(
                 model.reader(task),
@@ -76,6 +82,13 @@ class Preset(BaseModel):
                 haystack=haystack,
             )
         return made
+
+
+def _reads(model: Model, haystack: str | None) -> bool:
+    """Whether the tokenizer knows at least half of the words of the haystack's beginning."""
+    tokenizer: Any = model.tokenizer
+    ids = tokenizer((haystack or default_text())[:_SAMPLE])["input_ids"]
+    return bool(2 * ids.count(tokenizer.unk_token_id) < len(ids))
 
 
 def _portions(**counts: tuple[Sequence[float], int]) -> tuple[Portion, ...]:
@@ -92,7 +105,7 @@ PRESETS: dict[str, Preset] = {
             name="quick", about="a first map in under a minute; wide error bars", context=1024, sample=64,
             portions=_portions(
                 needle=((0.5, 1.0), 2), repeat=((0.5,), 2), prose=((0.5,), 2), code=((0.5,), 2),
-                random=((0.5,), 1),
+                random=((0.5,), 1), scenes=((1.0,), 4),
             ),
         ),
         Preset(
@@ -100,6 +113,7 @@ PRESETS: dict[str, Preset] = {
             portions=_portions(
                 needle=((0.125, 0.25, 0.5, 1.0), 5), passkey=((0.25,), 4), keyvalue=((0.25,), 4),
                 repeat=((0.25,), 4), prose=((0.25,), 6), code=((0.25,), 4), random=((0.125,), 4),
+                scenes=((1.0,), 16),
             ),
         ),
         Preset(
@@ -109,6 +123,7 @@ PRESETS: dict[str, Preset] = {
                 needle=((0.0625, 0.125, 0.25, 0.5, 0.75, 1.0), 12), passkey=((0.125, 0.5), 10),
                 keyvalue=((0.125, 0.5), 10), repeat=((0.125, 0.5), 8), prose=((0.125, 0.5), 12),
                 code=((0.125, 0.5), 12), random=((0.125,), 12),
+                scenes=((1.0,), 48),
             ),
         ),
     )

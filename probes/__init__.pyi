@@ -1,4 +1,7 @@
 from .apply import applied as applied
+from .blind import Divergence as Divergence
+from .blind import Stand as Stand
+from .blind import divergence as divergence
 from .circuits.circuit import Circuit as Circuit
 from .circuits.circuit import Cost as Cost
 from .circuits.circuit import Edges as Edges
@@ -46,6 +49,7 @@ from .fused import attend_window as attend_window
 from .generation import generate as generate
 from .geometry import Geometry as Geometry
 from .geometry import HeadId as HeadId
+from .haystack import default_text as default_text
 from .intervene import INTERVENTIONS as INTERVENTIONS
 from .intervene import AttentionEdit as AttentionEdit
 from .intervene import HeadOutputs as HeadOutputs
@@ -65,6 +69,7 @@ from .massive import relative_size as relative_size
 from .model import Model as Model
 from .observe import Observation as Observation
 from .observe import observe as observe
+from .observe import text_tokens as text_tokens
 from .passes import Rows as Rows
 from .patch_heads import activation_patching as activation_patching
 from .patch_paths import path_patching as path_patching

@@ -96,7 +96,8 @@ class HeadRows:
         copies = "echo" in self.prompt.offsets
         text = self.prompt.answer is None  # in which sinks are looked for: what keys receive is read
         sampled = self._measure(call, "sample", self.sample, top=1 if copies else 0, received=text)
-        exact = self._measure(call, "exact", self.exact, top=self.watch.top, received=False)
+        looks = bool(self.prompt.pictures)
+        exact = self._measure(call, "exact", self.exact, top=self.watch.top, received=looks)
         spread = self._once("spread", call.v.device, self._spread)
         typical = added.of_values(call.v[0, :, spread]).median(-1).values.clamp_min(1e-12)
         a = self._per_row(sampled, added, "sample", self.sample, typical)
@@ -107,6 +108,8 @@ class HeadRows:
         head = {"value_norm_median": typical}
         # Apart from the others: a product of 49 rows may round differently from run to run.
         head["value_norm_first"] = added.of_values(call.v[0, :, :1])[:, 0]
+        if looks:
+            head["look"] = self._look(exact)
         if text:
             head |= self._receivers(call, sampled)
             prefix = torch.arange(min(self.prefix, len(self.prompt)))
@@ -196,6 +199,12 @@ class HeadRows:
         looked_at = self._once("which", added.device, lambda: which)[s.top_key[0, ..., 0]]
         below = logits < logits.gather(-1, looked_at[..., None])
         return below.sum(-1) / max(1, table.shape[0] - 1)
+
+    def _look(self, s: RowStatistics) -> Tensor:
+        """The mass on every image token, mean over the exact rows. [H, m]"""
+        image = [p for run in self.prompt.image_runs for p in range(*run)]
+        at = self._once("image", s.received.device, lambda: torch.tensor(image))
+        return s.received[0][:, at] / len(self.exact)
 
     def _receivers(self, call: AttentionCall, s: RowStatistics) -> dict[str, Tensor]:
         """The keys with the most received mass per row that sees them. [H, 8]

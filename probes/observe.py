@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headscope.probes.blind import divergence
 from headscope.probes.errors import HeadscopeError
 from headscope.probes.headrows import EARLY, HeadRows
+from headscope.probes.massive import MassiveMeter
 from headscope.probes.model import Model
 from headscope.probes.prompts import Prompt
 from headscope.probes.recipe import Recipe
@@ -37,6 +39,11 @@ class Observation:
             0 when all rows were taken. [L, H]
         head: further arrays per head (heaviest received keys, value norms, ...). [L, H, ...]
         layer: arrays per layer about the residual stream. [L, ...]
+
+            Prompts that show a picture have more: `head["look"]`, the mass on each of m image tokens,
+            mean over the exact rows [L, H, m]; `head["vhd"]` and `head["vhd_text"]`, see `divergence`, of
+            the last row before the answer, the image removed [L, H]; `layer["massive_dim"]` and
+            `layer["massive_size"]`, see `MassiveMeter`.
         predicted: the model's own greedy token at each answer row; empty without an answer.
         logprob: log-probability of each answer token.
     """
@@ -70,20 +77,46 @@ def observe(model: Model, prompt: Prompt, recipe: Recipe | None = None) -> Obser
     _check_fits(model, prompt)
     n = len(prompt)
     sample = sample_rows(n, recipe.sample, f"{recipe.seed}:{prompt.key()}")
-    exact = np.array(prompt.answer_rows or np.unique(np.linspace(n // 2, n - 1, _SHOWN).astype(int)))
+    exact = np.array(prompt.answer_rows or _spread(prompt))
     heads = HeadRows(model, prompt, torch.from_numpy(sample), torch.from_numpy(exact), recipe.watch, PREFIX)
     residual = ResidualMeter(moments=prompt.answer is None)
     inputs = model.inputs([prompt])
     asked = torch.tensor(prompt.answer_rows or [n - 1], device=model.device)
-    with torch.no_grad(), residual_stream(model, residual), attach(model, heads):
+    massive = MassiveMeter(torch.from_numpy(text_tokens(prompt)))
+    meters = (residual, massive) if prompt.pictures else (residual,)
+    with torch.no_grad(), residual_stream(model, *meters), attach(model, heads):
         logits = model.hf(**inputs, use_cache=False, logits_to_keep=asked).logits[0].float()
     predicted, logprob = _score(logits, prompt)
     found = heads.collect()
+    layer = residual.arrays()
+    if prompt.pictures:
+        layer |= massive.arrays()
+        found.head.update(_divergence(model, prompt, int(exact[0] if prompt.answer else n - 1)))
     mean, var = _average(found.sampled, sample, n)
     return Observation(
         prompt, copied(found.exact), exact, copied(mean), copied(var),
-        copied(found.head), residual.arrays(), predicted, logprob,
+        copied(found.head), layer, predicted, logprob,
     )  # fmt: skip
+
+
+def text_tokens(prompt: Prompt) -> NDArray[np.bool_]:
+    """Which tokens of a prompt are text, not image. [n]"""
+    text = np.ones(len(prompt), bool)
+    for start, stop in prompt.image_runs:
+        text[start:stop] = False
+    return text
+
+
+def _spread(prompt: Prompt) -> NDArray[np.int64]:
+    """Rows to show of a prompt without an answer: of its later half, or of the text after a picture."""
+    n = len(prompt)
+    start = prompt.image_runs[-1][1] if prompt.image_runs else n // 2
+    return np.unique(np.linspace(min(start, n - 1), n - 1, _SHOWN).astype(int))
+
+
+def _divergence(model: Model, prompt: Prompt, row: int) -> dict[str, Tensor]:
+    found = divergence(model, prompt, [row])
+    return {"vhd": found.vhd[..., 0], "vhd_text": found.text[..., 0]}
 
 
 def sample_rows(n: int, count: int, seed: str) -> NDArray[np.int64]:

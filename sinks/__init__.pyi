@@ -2,6 +2,8 @@ from .calibration import SinkRule as SinkRule
 from .dormancy import kind_of as kind_of
 from .dormancy import kinds as kinds
 from .dormancy import on_kind as on_kind
+from .looking import looking as looking
+from .looking import visual_sinks as visual_sinks
 from .measures import first_token_mass as first_token_mass
 from .measures import hidden_sinks as hidden_sinks
 from .measures import sink_rate as sink_rate

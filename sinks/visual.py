@@ -31,6 +31,7 @@ from headscope.probes import (
     Prompt,
     relative_size,
     residual_stream,
+    text_tokens,
 )
 
 FACTOR = 20 / math.sqrt(4096)
@@ -107,14 +108,6 @@ def find_dimensions(model: Model, prompts: Sequence[Prompt] = (), factor: float 
     if dims:
         _read(model, shown[0], level)
     return SinkDimensions(dims, tuple(level.found), tau)
-
-
-def text_tokens(prompt: Prompt) -> NDArray[np.bool_]:
-    """Which tokens of a prompt are text. [n]"""
-    text = np.ones(len(prompt), bool)
-    for start, stop in prompt.image_runs:
-        text[start:stop] = False
-    return text
 
 
 @dataclass

@@ -18,6 +18,7 @@ from headscope.probes.tasks.needle import WORDINGS
 from headscope.probes.tokens import encode
 
 ASKING = ["keyvalue", "needle", "passkey", "recital"]
+PICTURED = ["scenes"]  # for vision-language models: test_vision_columns
 PLAIN = ["code", "prose", "random", "repeat"]
 # Tokens that a prompt may be short of its length; a key-value prompt lacks less than one line.
 SHORT = {"keyvalue": 24, "needle": 12, "passkey": 12, "recital": 12, "repeat": 3}
@@ -316,7 +317,7 @@ def test_a_haystack_just_long_enough() -> None:
 def test_an_unknown_task_suggests_the_nearest() -> None:
     with pytest.raises(HeadscopeError, match=r"There is no task 'needles'\. Did you mean 'needle'\?"):
         TASKS["needles"]
-    assert TASKS.names() == sorted(ASKING + PLAIN + PAIRS)
+    assert TASKS.names() == sorted(ASKING + PLAIN + PAIRS + PICTURED)
     assert all(t.summary for t in TASKS)
 
 
