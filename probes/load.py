@@ -36,7 +36,9 @@ def _shipped(name: str) -> Callable[[], Path]:
 
 
 # Models that have a short name, and where their file or folder lies.
-NAMED: dict[str, Callable[[], Path]] = {"smollm2": _smollm2, "facts": _shipped("facts")}
+NAMED: dict[str, Callable[[], Path]] = {
+    "smollm2": _smollm2, "facts": _shipped("facts"), "shapes": _shipped("shapes"),
+}  # fmt: skip
 
 
 def load(
@@ -55,8 +57,8 @@ def load(
     is observed, pictures included.
 
     Args:
-        source: `smollm2`, `facts`, a hub id (`org/name`), a local folder of safetensors, a `.gguf` file,
-            or a transformers model object (which is used as it is, in place).
+        source: `smollm2`, `facts`, `shapes`, a hub id (`org/name`), a local folder of safetensors, a
+            `.gguf` file, or a transformers model object (which is used as it is, in place).
         tokenizer: for a model object; other sources bring their own.
         image_processor: the same, for a model object that takes pictures.
         device: `cpu`, `cuda`, `cuda:1`, ...; the GPU when there is one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from headscope.probes import Picture, generate, load
 from headscope.probes.toys import train_shapes
 from headscope.probes.toys.shapes import language, raster, scenes
 from headscope.probes.toys.shapes.captions import judge, mentions
@@ -153,3 +155,17 @@ def test_training_writes_a_model_that_says_the_same_as_when_it_was_trained(tmp_p
         before = read(model.eval(), seen(model, picture), text)[:, -1]
     torch.testing.assert_close(ours, whole)
     torch.testing.assert_close(ours, before, atol=1e-2, rtol=0)
+
+
+def test_the_shipped_model_says_what_it_sees() -> None:
+    model = load("shapes")
+    assert model.vision is not None and (model.geometry.layers, model.geometry.heads) == (6, 8)
+    made = scenes.draw(4, dice(3))
+    clear = replace(made, opacity=torch.ones(4, 8), saturation=torch.ones(4, 8))
+    found, kinds = 0, 0
+    for i, image in enumerate(raster.images(raster.render(clear, dice()))):
+        said = generate(model, "describe :", pictures=[Picture.open(image)], max_new_tokens=40)
+        verdict = judge(said, clear, i)
+        found, kinds = found + verdict.found - verdict.miscoloured, kinds + verdict.kinds
+        assert said.endswith(".")
+    assert found > 0.8 * kinds
