@@ -126,11 +126,11 @@ def main() -> None:
     parser.add_argument("--text", nargs="+", default=["library", "samples"])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_float32_matmul_precision("high")
     model, told, settings = load("smollm2", dtype="float32"), Told(), settings_of(args)
     sites = [Site(kind="z", layer=layer) for layer in args.layers]
     times = {"begin": synchronised()}
     writer = load("smollm2")  # in the device's own precision, which writes faster
+    torch.set_float32_matmul_precision("high")  # only now: loading compares with exact attention
     corpus = build_corpus(writer, args.text, samples=args.samples, seed=args.seed, done=told.text)
     del writer
     times["text"] = synchronised()
