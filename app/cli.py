@@ -10,6 +10,7 @@ import sys
 import typer
 
 from headscope.app.cli_attribute import attribute
+from headscope.app.cli_circuits import circuits
 from headscope.app.cli_dashboard import app_command
 from headscope.app.cli_exam import exam
 from headscope.app.cli_exchange import export_command, import_command
@@ -39,6 +40,7 @@ app.command()(prove)
 app.command()(intervene)
 app.command()(generate)
 app.command()(attribute)
+app.command()(circuits)
 app.add_typer(policy)
 app.add_typer(sae, name="sae")
 app.command()(verify)

@@ -60,7 +60,7 @@ def models(as_json: _Json = False) -> None:
 def inventory() -> dict[str, list[dict[str, Any]]]:
     """Everything that is registered, as plain values."""
     from headscope.heads import DETECTORS, FORMATS, PRESETS
-    from headscope.probes import INTERVENTIONS, TASKS
+    from headscope.probes import INTERVENTIONS, METHODS, TASKS
 
     return {
         "tasks": [{"name": t.name, "summary": t.summary} for t in TASKS],
@@ -82,6 +82,10 @@ def inventory() -> dict[str, list[dict[str, Any]]]:
                 "settings": list(i.settings().asked()),
             }
             for i in INTERVENTIONS
+        ],
+        "circuit_methods": [
+            {"name": m.name, "summary": m.summary, "source": m.source, "baseline": m.baseline}
+            for m in METHODS
         ],
         "presets": [
             {

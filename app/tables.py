@@ -138,6 +138,9 @@ def print_inventory(console: Console, found: dict[str, list[dict[str, Any]]]) ->
     for entry in found["interventions"]:
         cells = (entry["name"], entry["summary"], f"{entry['strength']:g}", ", ".join(entry["settings"]))
         changes.add_row(*map(Text, cells))
+    methods = plain_table("Circuit methods", "name", "what it does", "source")
+    for entry in found["circuit_methods"]:
+        methods.add_row(*(Text(entry[key] or "–") for key in ("name", "summary", "source")))
     presets = plain_table("Presets", "name", "about", "context", "prompts", "rows per prompt")
     for entry in found["presets"]:
         presets.add_row(*(Text(str(entry[key])) for key in ("name", "about", "context", "prompts", "sample")))
@@ -145,7 +148,7 @@ def print_inventory(console: Console, found: dict[str, list[dict[str, Any]]]) ->
     for entry in found["formats"]:
         ways = ("yes" if entry["imports"] else "no", ", ".join(entry["exports"]))
         formats.add_row(*map(Text, (entry["name"], entry["summary"], *ways)))
-    console.print(tasks, detectors, changes, presets, formats, sep="\n")
+    console.print(tasks, detectors, changes, methods, presets, formats, sep="\n")
 
 
 def print_models(console: Console, found: Sequence[dict[str, Any]]) -> None:

@@ -8,6 +8,11 @@ from .certificate import TextQuality as TextQuality
 from .certify import Check as Check
 from .certify import verify as verify
 from .choose import choose as choose
+from .circuits import TaskCircuits as TaskCircuits
+from .circuits import keep_circuits as keep_circuits
+from .circuits import open_circuits as open_circuits
+from .circuits import tasks_with_circuits as tasks_with_circuits
+from .circuits import with_circuit as with_circuit
 from .comparison import Comparison as Comparison
 from .conflicts import Conflicts as Conflicts
 from .conflicts import Settled as Settled

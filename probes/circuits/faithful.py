@@ -112,12 +112,12 @@ def faithfulness(
     scores = _scores(model, circuit, grain)
     counts = [round(share * len(scores)) for share in sizes]
     order = np.argsort(-np.abs(scores), kind="stable")
-    sets = np.zeros((len(sizes) + 2, len(scores)), bool)
-    for i, n in enumerate(counts):
+    different, again = np.unique([*counts, len(scores), 0], return_inverse=True)
+    sets = np.zeros((len(different), len(scores)), bool)
+    for i, n in enumerate(different):
         sets[i, order[:n]] = True
-    sets[-2] = True  # the last two are everything and nothing
     runs = head_runs if grain == "heads" else edge_runs
-    found = runs(model, prompts, sets, ablation, progress)
+    found = runs(model, prompts, sets, ablation, progress)[again]  # its last two: everything and nothing
     return _curve(circuit, grain, ablation, sizes, counts, found)
 
 
