@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 SHOWN = 40  # edges
 _NODES = 24  # of methods that score no edges
-_LANE, _WIDEST = 34, 9.0  # pixels a row; of the thickest edge
+_LANE, _WIDEST = 36, 9.0  # pixels a row; of the thickest edge
+_GAP = 0.5  # rows between lanes
 _FOR, _AGAINST = "retrieval", "induction"  # whose hues edges for and against the task have
 
 
@@ -89,7 +90,7 @@ def circuit_graph(
     graph, roles = shown_graph(circuit, edges), roles_of_heads(headmap)
     lanes = _lanes(graph, roles)
     places, rows, columns = _placed(graph, lanes)
-    figure = go.Figure(layout=layout(theme, 90 + _LANE * max(rows, 4)))
+    figure = go.Figure(layout=layout(theme, 110 + round(_LANE * max(rows, 4))))
     _draw_edges(figure, graph, places, theme)
     _draw_nodes(figure, graph, places, lanes, theme)
     _name_lanes(figure, lanes, places, theme)
@@ -99,7 +100,11 @@ def circuit_graph(
         ticktext=[str(c) for c in columns if 0 <= c < circuit.geometry.layers],
         title={"text": "layer (those with something to show)"}, range=[-1.9, len(columns) - 0.4],
     )  # fmt: skip
-    figure.update_yaxes(visible=False, range=[rows - 0.4, -0.8])
+    figure.update_yaxes(visible=False, range=[rows - 0.2, -0.8])
+    if graph.number_of_edges():
+        figure.update_layout(
+            showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+        )
     return figure
 
 
@@ -129,14 +134,14 @@ def _order(lanes: Mapping[str, str]) -> list[str]:
             *(lane for lane in last if lane in present)]  # fmt: skip
 
 
-def _placed(graph: nx.DiGraph, lanes: Mapping[str, str]) -> tuple[dict[str, _Place], int, list[int]]:
+def _placed(graph: nx.DiGraph, lanes: Mapping[str, str]) -> tuple[dict[str, _Place], float, list[int]]:
     """Where every node stands, how many rows there are, and which layer each column shows."""
     end = 1 + max(
         (int(d["layer"]) for _, d in graph.nodes(data=True) if d.get("layer") is not None), default=0
     )
     at = {name: _layer(name, data, end) for name, data in graph.nodes(data=True)}
     columns = sorted(set(at.values()))
-    places, top = {}, 0
+    places, top = dict[str, _Place](), 0.0
     for lane in _order(lanes):
         mine = sorted((n for n in graph if lanes[n] == lane), key=lambda n: (at[n], n))
         stacks: dict[int, int] = {}
@@ -144,13 +149,21 @@ def _placed(graph: nx.DiGraph, lanes: Mapping[str, str]) -> tuple[dict[str, _Pla
             depth = stacks.get(at[name], 0)
             places[name] = _Place(columns.index(at[name]), top + depth)
             stacks[at[name]] = depth + 1
-        top += max(stacks.values(), default=0)
-    return places, top, columns
+        top += max(stacks.values(), default=0) + _GAP
+    return places, top - _GAP, columns
 
 
 def _draw_edges(figure: go.Figure, graph: nx.DiGraph, places: Mapping[str, _Place], theme: Theme) -> None:
     largest = max((abs(d["score"]) for _, _, d in graph.edges(data=True)), default=1.0) or 1.0
     colours = hues((_FOR, _AGAINST))
+    for sign, (name, dash) in {
+        _FOR: ("works for the task", "solid"),
+        _AGAINST: ("against it", "dot"),
+    }.items():
+        figure.add_scatter(
+            x=[None], y=[None], mode="lines", name=name, showlegend=True,
+            line={"color": colours[sign].on(theme), "width": 3, "dash": dash},
+        )  # fmt: skip
     for source, target, data in sorted(graph.edges(data=True), key=lambda e: abs(e[2]["score"])):
         a, b, score = places[source], places[target], float(data["score"])
         share = abs(score) / largest
@@ -202,9 +215,11 @@ def _palette(lanes: set[str]) -> dict[str, Hue]:
 def _name_lanes(
     figure: go.Figure, lanes: Mapping[str, str], places: Mapping[str, _Place], theme: Theme
 ) -> None:
-    for lane in _order(lanes):
+    for i, lane in enumerate(_order(lanes)):
+        rows = [places[n].y for n in lanes if lanes[n] == lane]
+        if i:
+            figure.add_hline(y=min(rows) - (1 + _GAP) / 2, line={"color": COLOURS[theme]["line"], "width": 1})
         if lane:
-            rows = [places[n].y for n in lanes if lanes[n] == lane]
             figure.add_annotation(
                 x=-1.85, y=(min(rows) + max(rows)) / 2, text=html.escape(title(lane)), showarrow=False,
                 xanchor="left", font={"size": 12, "color": COLOURS[theme]["muted"]},

@@ -61,6 +61,7 @@ def circuits(
 
     wanted = _methods(method or ["eap-ig"])
     probes.TASKS[task]
+    probes.check_ablation(ablation)
     folder = run_folder or Path("runs") / f"{slug(model)}-circuits"
     loaded = probes.load(model, device=device, dtype=dtype)
     asked = probes.pairs(loaded, task, prompts + held, seed=seed, force=force, length=length)

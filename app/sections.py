@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from headscope.app import figures
 from headscope.app.charts import Chart, chart, script_json
+from headscope.app.circuitsection import CircuitSection, circuit_sections
 from headscope.app.examples import Example, examples
 from headscope.app.labelmap import common, label_map, theme_variables
 from headscope.app.layers import LayerSection, layer_section
@@ -62,6 +63,7 @@ class Page:
     dark: Markup
     proof: ProofSection | None
     sweep: SweepSection | None
+    circuits: list[CircuitSection]
     layers: LayerSection | None
     kinds: KindSection | None
     explore: Chart
@@ -85,6 +87,7 @@ def page(headmap: HeadMap, folder: Path | None) -> Page:
         dark=theme_variables(headmap.roles, "dark"),
         proof=proof_section(headmap, folder),
         sweep=sweep_section(folder),
+        circuits=circuit_sections(headmap, folder),
         layers=layer_section(folder),
         kinds=_kind_section(headmap),
         explore=_explore(headmap),

@@ -27,6 +27,7 @@ from headscope.probes import (
     METHODS,
     Circuit,
     Curve,
+    HeadId,
     Model,
     Pairs,
     discover,
@@ -41,7 +42,7 @@ from headscope.probes import (
 TOP = 10
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 CHEAP = ("attribution", "eap", "eap-ig", "paths", "difference", "layer", "random")
-DRAWS = 5  # of the random baseline
+DRAWS = 3  # of the random baseline
 
 
 def timed(model: Model, task: Pairs, method: str, seed: int = 0) -> tuple[Circuit, dict[str, Any]]:
@@ -97,8 +98,7 @@ def kept(model: Model, learn: Pairs, held: Pairs, grain: Any, ablations: Any, me
     """Curves on held-out prompts, one for each method and ablation; random ones averaged over draws."""
     rows = []
     for method in methods:
-        seeds = range(DRAWS) if method == "random" else (0,)
-        circuits = [discover(model, learn, method=method, seed=seed) for seed in seeds]
+        circuits = [found_on(model, learn, method, i) for i in range(DRAWS if method == "random" else 1)]
         for ablation in ablations:
             curves = [
                 faithfulness(model, c, held.prompts, grain=grain, ablation=ablation, sizes=SIZES)
@@ -107,6 +107,16 @@ def kept(model: Model, learn: Pairs, held: Pairs, grain: Any, ablations: Any, me
             rows.append(summary(curves))
             print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+_found: dict[tuple[str, int], Circuit] = {}
+
+
+def found_on(model: Model, learn: Pairs, method: str, seed: int) -> Circuit:
+    """A circuit, found once for all parts."""
+    if (method, seed) not in _found:
+        _found[method, seed] = discover(model, learn, method=method, seed=seed)
+    return _found[method, seed]
 
 
 def summary(curves: list[Curve]) -> dict[str, Any]:
@@ -133,8 +143,8 @@ def main() -> None:
     parser.add_argument("--task", default="ioi")
     parser.add_argument("--learn", type=int, default=64, help="prompts to find circuits on")
     parser.add_argument("--exact", type=int, default=16, help="of them, those for exact patching")
-    parser.add_argument("--held", type=int, default=64, help="other prompts to test circuits on")
-    parser.add_argument("--held-edges", type=int, default=16, help="of them, those for circuits of edges")
+    parser.add_argument("--held", type=int, default=32, help="other prompts to test circuits on")
+    parser.add_argument("--held-edges", type=int, default=12, help="of them, those for circuits of edges")
     parser.add_argument("--parts", nargs="+", default=["recall", "heads", "edges", "stability"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -154,10 +164,10 @@ def main() -> None:
     work = {
         "recall": lambda: recalled(model, few, learn),
         "heads": lambda: kept(
-            model, few, held, "heads", ablations, ("patching", "attribution", "eap-ig", *CHEAP[3:])
+            model, learn, held, "heads", ablations, ("attribution", "eap", "eap-ig", *CHEAP[3:])
         ),
         "edges": lambda: kept(
-            model, few, held.split(args.held_edges)[0], "edges", ablations[:1], ("eap", "eap-ig", "random")
+            model, learn, held.split(args.held_edges)[0], "edges", ablations[:1], ("eap", "eap-ig", "random")
         ),
         "stability": lambda: json.loads(
             stability(
@@ -165,7 +175,7 @@ def main() -> None:
                 pairs(model, args.task, 250, seed=args.seed + 1),
                 ["attribution", "difference", "layer", "random"],
                 seeds=(0, 1, 2, 3, 4),
-                truth=discover(model, few, method="patching").top(TOP),
+                truth=[HeadId.parse(h["head"]) for h in results["recall"]["exact"]["top"][:TOP]],
             )
             .round(4)
             .to_json(orient="records")

@@ -8,6 +8,7 @@ from .circuits.circuit import Edges as Edges
 from .circuits.circuit import Node as Node
 from .circuits.discover import discover as discover
 from .circuits.faithful import Curve as Curve
+from .circuits.faithful import check_ablation as check_ablation
 from .circuits.faithful import faithfulness as faithfulness
 from .circuits.grading import jaccard as jaccard
 from .circuits.grading import precision as precision

@@ -1,16 +1,30 @@
-"""Circuits: heads that known circuits are made of, as the map has them; nothing here tests an edge."""
+"""Circuits: what methods of discovery found in this model, and what of the task their circuits keep."""
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from headscope.app.dashboard import look, pick, rules, store
-from headscope.app.roles import entries
+from headscope.app.circuitfigures import SHOWN, circuit_graph, faithfulness_curves
+from headscope.app.circuitsection import best_circuit, caption
+from headscope.app.dashboard import address, look, pick, rules, store
+from headscope.app.roles import Entry, entries
+from headscope.app.tables_circuits import (
+    CURVE_HEADERS,
+    HEADERS,
+    about,
+    about_curves,
+    cells,
+    curve_cells,
+    grouped,
+)
 
 if TYPE_CHECKING:
-    from headscope.heads import HeadMap
+    from headscope.app.dashboard.shelf import Run
+    from headscope.heads import HeadMap, TaskCircuits
+    from headscope.probes import Circuit
 
 # What a circuit's heads are labelled, from the first layers to the last; where it was described.
 _KNOWN = {
@@ -37,15 +51,76 @@ def show() -> None:
     look.install(headmap)
     with left:
         look.heading("Circuits", eyebrow=f"{headmap.meta.model}: which heads work together")
+    tasks = store.circuit_tasks(run)
+    if not tasks:
+        _none(run, headmap)
+        return
+    task = address.choose("Task", "task", tasks, tasks[0], buttons=True)
+    _found(headmap, store.circuits(run, task))
+
+
+def _found(headmap: HeadMap, found: TaskCircuits) -> None:
+    """One task: the graph with its threshold, the heads, and what circuits keep."""
+    look.note(about(found))
+    first = best_circuit(found).method
+    left, right = st.columns((2, 1), vertical_alignment="bottom")
+    with left:
+        method = address.choose("Method", "method", list(found.circuits), first, buttons=True)
+    circuit, edges = found.circuits[method], SHOWN
+    with right:
+        if len(circuit.edges):
+            most = min(200, len(circuit.edges))
+            edges = int(address.slide("Largest edges shown", "edges", 1, most, SHOWN, step=1, form="%d"))
+    graph, best = st.columns((3, 1), gap="large")
+    with graph:
+        st.plotly_chart(
+            circuit_graph(circuit, edges=edges, headmap=headmap, theme=look.theme()), theme=None,
+            key="circuit-graph", config={"displayModeBar": False},
+            alt=f"Graph of the circuit by {method}: " + ", ".join(map(str, circuit.top(_SHOWN))),
+        )  # fmt: skip
+        look.note(caption(circuit, edges))
+    with best:
+        content = look.part("best", entries=_entries(circuit), column=circuit.unit, role="", notes=[])
+        pick.markup(content, f"circuit-{found.task}-{method}")
+    _faithful(found)
+    with st.expander("Every method in numbers"):
+        look.html(look.part("table", headers=HEADERS, rows=[cells(c) for c in found.circuits.values()]))
+        for _, curves in grouped(found.curves):
+            look.html(look.part("table", headers=CURVE_HEADERS, rows=[curve_cells(c) for c in curves]))
+
+
+def _faithful(found: TaskCircuits) -> None:
+    for i, (name, curves) in enumerate(grouped(found.curves)):
+        look.section(name, about_curves(curves))
+        st.plotly_chart(
+            faithfulness_curves(curves, theme=look.theme()), theme=None, key=f"faithful-{i}",
+            config={"displayModeBar": False}, alt=f"{name}, by method.",
+        )  # fmt: skip
+
+
+def _entries(circuit: Circuit) -> list[Entry]:
+    """The heads with the largest absolute scores."""
+    frame, size = circuit.heads().set_index(["layer", "head"]), circuit.geometry.group_size
+    rows = [(h, frame.loc[[(h.layer, h.head)]].iloc[0]) for h in circuit.top(2 * _SHOWN)]
+    return [
+        Entry(h.layer, h.head, h.head // size, float(row["score"]), float(row["score_se"]), True, {})
+        for h, row in rows
+    ]
+
+
+def _none(run: Run, headmap: HeadMap) -> None:
+    """How to find circuits, and the heads that known circuits are made of."""
+    where = f" --out {shlex.quote(str(run.path))}" if run.folder else ""
     look.empty(
         "This run holds no circuit graph",
         "Circuits are found by patching: running a prompt and its counterfactual, and exchanging what heads "
-        "say. No scan does that yet. Until a run holds graphs, here are the heads that known circuits are "
-        "made of, as the map has them; the right order is no proof that one feeds the other.",
+        "say. Until then, here are the heads that known circuits are made of, as the map has them; the right "
+        "order is no proof that one feeds the other.",
+        f"headscope circuits {shlex.quote(headmap.meta.model)} --task ioi --method eap-ig{where}",
     )
-    for name, (roles, about) in _KNOWN.items():
+    for name, (roles, words) in _KNOWN.items():
         if all(role in headmap.roles for role in roles):
-            _candidates(headmap, name, roles, about)
+            _candidates(headmap, name, roles, words)
 
 
 def _candidates(headmap: HeadMap, name: str, roles: tuple[str, ...], about: str) -> None:

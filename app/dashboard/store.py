@@ -16,7 +16,7 @@ from headscope.probes import HeadscopeError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from headscope.heads import HeadMap, Manifest, ShownPrompt
+    from headscope.heads import HeadMap, Manifest, ShownPrompt, TaskCircuits
 
 Stamp = tuple[str, int, int]
 
@@ -89,6 +89,19 @@ def evidence(run: Run, head: tuple[int, int]) -> tuple[tuple[ShownPrompt, ...], 
     return _evidence(str(file.parent), head, _stamp(file), _stamp(file.with_name("prompts.json")))
 
 
+def circuit_tasks(run: Run) -> list[str]:
+    """Tasks whose circuits the run holds."""
+    from headscope.heads import tasks_with_circuits
+
+    return tasks_with_circuits(run.path) if run.folder else []
+
+
+def circuits(run: Run, task: str) -> TaskCircuits:
+    """What the run holds about one task's circuits."""
+    folder = run.path / "circuits" / task
+    return _circuits(str(run.path), task, tuple(_stamp(file) for file in sorted(folder.glob("*.json"))))
+
+
 def _stamp(file: Path) -> Stamp:
     """Changes when the file does."""
     try:
@@ -117,6 +130,13 @@ def _layers(stamp: Stamp) -> pd.DataFrame:
     from headscope.heads import MapMeta, read_table
 
     return read_table(Path(stamp[0]), MapMeta)[0]
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _circuits(run: str, task: str, stamps: tuple[Stamp, ...]) -> TaskCircuits:
+    from headscope.heads import open_circuits
+
+    return open_circuits(run, task)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)

@@ -20,13 +20,14 @@ from headscope.probes.circuits.anatomy import anatomy
 from headscope.probes.circuits.circuit import Circuit
 from headscope.probes.circuits.gradients import edge_names
 from headscope.probes.circuits.method import Progress
-from headscope.probes.errors import HeadscopeError
+from headscope.probes.errors import HeadscopeError, unknown
 from headscope.probes.prompts import Prompt
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
 
 Ablation = Literal["counterfactual", "mean", "zero"]
+ABLATIONS: tuple[Ablation, ...] = ("counterfactual", "mean", "zero")
 Grain = Literal["heads", "edges"]
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -100,13 +101,13 @@ def faithfulness(
 
     Raises:
         Refused: a circuit of another model, or an architecture whose stream is not a plain sum.
-        HeadscopeError: no prompts, a circuit without edges, an ablation or a size that is none.
+        UnknownName: no such ablation or grain.
+        HeadscopeError: no prompts, a circuit without edges, sizes that do not ascend.
     """
     circuit.check(model)
-    if ablation not in ("counterfactual", "mean", "zero"):
-        raise HeadscopeError(f"ablation is {ablation!r}; valid are counterfactual, mean and zero.")
+    check_ablation(ablation)
     if grain not in ("heads", "edges"):
-        raise HeadscopeError(f"grain is {grain!r}; valid are heads and edges.")
+        raise unknown("grain", grain, ("heads", "edges"))
     if not sizes or list(sizes) != sorted(sizes) or not 0 <= sizes[0] <= sizes[-1] <= 1:
         raise HeadscopeError(f"sizes are {tuple(sizes)}; they must ascend within 0 ... 1.")
     scores = _scores(model, circuit, grain)
@@ -119,6 +120,16 @@ def faithfulness(
     runs = head_runs if grain == "heads" else edge_runs
     found = runs(model, prompts, sets, ablation, progress)[again]  # its last two: everything and nothing
     return _curve(circuit, grain, ablation, sizes, counts, found)
+
+
+def check_ablation(ablation: str) -> None:
+    """Refuse what is no ablation.
+
+    Raises:
+        UnknownName: it is not one of `ABLATIONS`.
+    """
+    if ablation not in ABLATIONS:
+        raise unknown("ablation", ablation, ABLATIONS)
 
 
 def _scores(model: Model, circuit: Circuit, grain: Grain) -> NDArray[np.float64]:

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
+from zoo import random_pairs, tiny
 
 from headscope.app.dashboard.serve import RUNS
-from headscope.heads import ColumnInfo, Condition, HeadMap, MapMeta, Rule, ShownPrompt
+from headscope.heads import ColumnInfo, Condition, HeadMap, MapMeta, Rule, ShownPrompt, keep_circuits
 from headscope.heads.evidence import Shown
 from headscope.heads.storage import write_json, write_table
-from headscope.probes import Geometry
+from headscope.probes import Geometry, discover, faithfulness, load
 
 LAYERS, HEADS, KV = 6, 4, 2
 MAIN = Path(__file__).parents[2] / "app" / "dashboard" / "main.py"
@@ -190,3 +191,16 @@ def page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
         return at
 
     return open_page
+
+
+@pytest.fixture
+def circuit_run(runs: Path) -> str:
+    """A run that holds circuits of a tiny model, by two methods and a baseline."""
+    model, prompts = load(tiny("llama")), random_pairs()
+    found = [
+        discover(model, "random", method=method, prompts=prompts)
+        for method in ("eap", "attribution", "random")
+    ]
+    curves = [faithfulness(model, circuit, prompts) for circuit in found]
+    keep_circuits(runs / "circuit", found, curves)
+    return "circuit"

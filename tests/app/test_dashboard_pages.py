@@ -110,6 +110,16 @@ def test_interventions_and_circuits_say_what_they_have(page: Open) -> None:
     assert "holds no circuit graph" in text(page("circuits", run="tiny"))
 
 
+def test_circuits_of_a_run_are_shown(page: Open, runs: Path, circuit_run: str) -> None:
+    made = page("circuits", run=circuit_run)
+    shown = text(made)
+    assert "hs-error" not in shown
+    assert "Faithfulness of so many heads" in shown and "largest of 304 edges by eap" in shown
+    assert "The 5 largest" in text(page("circuits", run=circuit_run, edges="5"))
+    only = text(page("circuits", run=circuit_run, method="attribution"))
+    assert "it scores no edges" in only
+
+
 @pytest.mark.parametrize("layer_head_step", [(0, 0, -1), (5, 3, 1), (0, 0, -4)])
 def test_neighbours_stay_in_the_model(headmap: HeadMap, layer_head_step: tuple[int, int, int]) -> None:
     layer, head = neighbour(headmap, *layer_head_step)
