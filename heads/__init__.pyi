@@ -74,6 +74,9 @@ from .prove import prove as prove
 from .ranking import RANKINGS as RANKINGS
 from .ranking import loss_column as loss_column
 from .ranking import rank as rank
+from .reuse import cross_ablation as cross_ablation
+from .reuse import repair as repair
+from .reuse import shared_heads as shared_heads
 from .rivals import context_aware as context_aware
 from .rivals import instructed as instructed
 from .rules import Condition as Condition
