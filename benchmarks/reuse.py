@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--learn", type=int, default=16, help="prompts a task to find its circuit on")
     parser.add_argument("--held", type=int, default=8, help="others to remove circuits on")
-    parser.add_argument(
-        "--repair", type=int, default=64, help="prompts of the repair, half of them to choose"
-    )
+    parser.add_argument("--repair", type=int, default=64, help="prompts of the repair")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
