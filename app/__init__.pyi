@@ -3,6 +3,7 @@ from .figures import layer_line as layer_line
 from .figures import score_map as score_map
 from .labelmap import label_map as label_map
 from .notebook import headmap_html as headmap_html
+from .overlay import overlay as overlay
 from .palette import Theme as Theme
 from .palette import hues as hues
 from .proof import proof_curve as proof_curve

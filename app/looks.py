@@ -18,9 +18,15 @@ _PHRASES = {
     "active_dormant": "sleep on some kinds of text and work on others",
     "sink": "rest on the first token",
     "hidden_sink": "rest on a token hidden in the middle of the text",
+    "image_centric": "look at the picture, off its sinks, while the answer is written",
+    "vision_aware": "put out something else when the picture is taken away",
     "streaming": "lose nothing when cut to the first and the most recent tokens",
 }
-_TITLES = {"active_dormant": "active-dormant"}
+_TITLES = {
+    "active_dormant": "active-dormant",
+    "image_centric": "image-centric",
+    "vision_aware": "vision-aware",
+}
 
 
 def letters(roles: Sequence[str]) -> dict[str, str]:

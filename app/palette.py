@@ -43,6 +43,8 @@ _KNOWN = {
     "sink": "gold",
     "active_dormant": "pink",
     "hidden_sink": "brown",
+    "image_centric": "green",
+    "vision_aware": "sky",
 }
 # paper, ink, muted ink, faint line, empty cell
 COLOURS: dict[Theme, dict[str, str]] = {

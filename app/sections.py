@@ -17,6 +17,7 @@ from headscope.app.layers import LayerSection, layer_section
 from headscope.app.looks import number, phrase, title
 from headscope.app.machine import plain
 from headscope.app.palette import NEUTRAL, ramp
+from headscope.app.pictures import Looked, looked
 from headscope.app.proof import ProofSection, proof_section
 from headscope.app.provenance import Provenance, provenance
 from headscope.app.roles import Entry, Role, roles_of
@@ -61,6 +62,7 @@ class Page:
     map: Markup
     light: Markup
     dark: Markup
+    pictures: list[Looked]
     proof: ProofSection | None
     sweep: SweepSection | None
     circuits: list[CircuitSection]
@@ -85,6 +87,7 @@ def page(headmap: HeadMap, folder: Path | None) -> Page:
         map=label_map(headmap),
         light=theme_variables(headmap.roles, "light"),
         dark=theme_variables(headmap.roles, "dark"),
+        pictures=looked(folder, found, prompts),
         proof=proof_section(headmap, folder),
         sweep=sweep_section(folder),
         circuits=circuit_sections(headmap, folder),

@@ -51,6 +51,8 @@ from .headmap import MapMeta as MapMeta
 from .imported import Known as Known
 from .kinds import Kinds as Kinds
 from .kinds import by_kind as by_kind
+from .looks import Look as Look
+from .looks import read_looks as read_looks
 from .losses import Loss as Loss
 from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate_memory as estimate_memory

@@ -31,9 +31,13 @@ def outliers(vhd: NDArray[np.floating], text: NDArray[np.floating]) -> NDArray[n
 
 
 def awareness(vhd: NDArray[np.floating], text: NDArray[np.floating]) -> NDArray[np.float64]:
-    """VHD over the median of the layer, 0 for outliers; VHR reinforces what is above 1. [..., H]"""
+    """VHD over the mean of the layer, 0 for outliers: 1 is an even share. 0 ... H. [..., H]
+
+    VHR reinforces what is above the layer's median; over a median that is next to nothing, as where
+    one head alone reads the picture, no number would mean anything.
+    """
     kept = np.where(outliers(vhd, text), 0.0, vhd).astype(np.float64)
-    middle = np.median(kept, -1, keepdims=True)
+    middle = kept.mean(-1, keepdims=True)
     return np.divide(kept, middle, out=np.zeros_like(kept), where=middle > 0)
 
 

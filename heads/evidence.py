@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from headscope.heads.looks import write_looks
 from headscope.heads.storage import read_json, read_table, write_json, write_table
 
 if TYPE_CHECKING:
@@ -62,9 +63,16 @@ class Shown(BaseModel):
 
 
 def write_evidence(
-    folder: Path, seen: Sequence[Observation], decode: Callable[[Sequence[int]], list[str]]
+    folder: Path, seen: Sequence[Observation], decode: Callable[[Sequence[int]], list[str]], width: int
 ) -> None:
-    """Keep the shortest right-answered prompts of every task and the first of every text kind."""
+    """Keep the shortest right-answered prompts of every task and the first of every text kind.
+
+    Args:
+        folder: where to.
+        seen: all observations.
+        decode: turns token ids into their texts.
+        width: of the residual stream.
+    """
     chosen = _choose(seen)
     shown, tables = [], []
     for index, o in enumerate(chosen):
@@ -72,6 +80,7 @@ def write_evidence(
         tables.append(_rows(index, o))
     write_table(folder / "rows.parquet", pd.concat(tables, ignore_index=True), Shown(prompts=()))
     write_json(folder / "prompts.json", Shown(prompts=tuple(shown)))
+    write_looks(folder, chosen, width)
 
 
 def read_evidence(

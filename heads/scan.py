@@ -189,7 +189,7 @@ def _finish(model: Model, folder: RunFolder, manifest: Manifest, seconds: float)
     )  # fmt: skip
     layers = layer_profile(seen, decode)
     write_table(folder.layers, layers, meta)
-    write_evidence(folder.evidence, seen, decode)
+    write_evidence(folder.evidence, seen, decode, plan.geometry.hidden)
     keep_added(HeadMap(frame, meta), folder.headmap).save(folder.headmap)
     manifest.seconds += seconds
     manifest.status, manifest.finished = "done", manifest.finished or _now()

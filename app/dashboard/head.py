@@ -11,8 +11,10 @@ from markupsafe import Markup
 from headscope.app import headfigures
 from headscope.app.dashboard import address, freetext, look, pick, prompts, rules, store
 from headscope.app.headview import Score, group_of, neighbour, row_of, scores_of, verdicts
+from headscope.app.overlay import overlay, overlay_words
 
 if TYPE_CHECKING:
+    from headscope.app.dashboard.shelf import Run
     from headscope.heads import HeadMap
 
 _KINDS = {
@@ -39,6 +41,7 @@ def show() -> None:
     with why:
         _why(headmap, layer, head)
     prompts.show(run, headmap, layer, head)
+    _pictures(run, layer, head)
     _by_kind(headmap, layer, head)
     _group(headmap, layer, head)
     _numbers(headmap, scores, layer, head)
@@ -114,6 +117,22 @@ def _standing(headmap: HeadMap, scores: list[Score], layer: int, head: int) -> N
 def _why(headmap: HeadMap, layer: int, head: int) -> None:
     look.section("Roles, and why")
     look.html(look.part("why", verdicts=verdicts(headmap, layer, head)))
+
+
+def _pictures(run: Run, layer: int, head: int) -> None:
+    """Where in the pictures of the scan it looks."""
+    found = store.looks(run, (layer, head))
+    if not found:
+        return
+    look.section(
+        "Where in a picture it looks",
+        "Left the picture, right its attention while the answer is written, strongest where it has most mass "
+        "for the area. Outlined: visual sinks of the layer.",
+    )
+    for column, one in zip(st.columns(len(found), gap="large"), found, strict=True):
+        with column:
+            st.image(overlay(one), width="stretch")
+            look.note(f"{overlay_words(one).capitalize()}.")
 
 
 def _by_kind(headmap: HeadMap, layer: int, head: int) -> None:

@@ -16,9 +16,10 @@ from headscope.probes import HeadscopeError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from headscope.heads import HeadMap, Manifest, ShownPrompt, TaskCircuits
+    from headscope.heads import HeadMap, Look, Manifest, ShownPrompt, TaskCircuits
 
 Stamp = tuple[str, int, int]
+_PICTURES = 2  # shown of a head
 
 
 def root() -> Path:
@@ -102,6 +103,12 @@ def circuits(run: Run, task: str) -> TaskCircuits:
     return _circuits(str(run.path), task, tuple(_stamp(file) for file in sorted(folder.glob("*.json"))))
 
 
+def looks(run: Run, head: tuple[int, int]) -> list[Look]:
+    """Where one head looks in the first pictures of the run's evidence; empty without any."""
+    file = run.path / "evidence" / "looks.parquet"
+    return _looks(str(file.parent), head, _stamp(file))[:_PICTURES] if run.folder and file.is_file() else []
+
+
 def _stamp(file: Path) -> Stamp:
     """Changes when the file does."""
     try:
@@ -146,3 +153,10 @@ def _evidence(
     from headscope.heads import read_evidence
 
     return read_evidence(Path(folder), head)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _looks(folder: str, head: tuple[int, int], table: Stamp) -> list[Look]:
+    from headscope.heads import read_looks
+
+    return read_looks(Path(folder), head)

@@ -20,14 +20,14 @@ class VisionAware:
     """Over prompts that show a picture, in the rows that write the answer; absent without such prompts.
 
     `vhd` grows with the size of a head's outputs, so heads are compared within their layer:
-    `vision_aware` is over the layer's median.
+    `vision_aware` is over the layer's mean.
     """
 
     name = "vision_aware"
     summary = "heads that look at the picture, and heads that it moves"
     rules = (
         Rule(
-            role="image_centric", score="nonsink_ratio",
+            role="image_centric", score="image_mass",
             all_of=(
                 Condition(column="image_mass", op=">=", threshold=0.2),
                 Condition(column="nonsink_ratio", op=">=", threshold=0.8),
@@ -37,10 +37,10 @@ class VisionAware:
         Rule(
             role="vision_aware", score="vision_aware",
             all_of=(
-                Condition(column="vision_aware", op=">=", threshold=2.0),
+                Condition(column="vision_aware", op=">=", threshold=1.5),
                 Condition(column="image_mass", op=">=", threshold=0.05),
             ),
-            source=f"{SOURCE}, which takes all above 1; the thresholds are ours",
+            source=f"{SOURCE}, which takes all above the layer's median; the thresholds are ours",
         ),
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class VisionAware:
             "visual_sink": (f"mass on visual sinks ({sinks})", 1.0, _VAR),
             "nonsink_ratio": ("share of the image mass off visual sinks, where that mass is 0.2", 1.0, _VAR),
             "vhd": (f"change of the head's output by the picture ({_REMOVED})", None, SOURCE),
-            "vision_aware": ("vhd over the median of the layer, 0 for outliers in size", None, SOURCE),
+            "vision_aware": ("vhd over the mean of the layer, 0 for outliers in size", None, SOURCE),
         }
         tasks = tuple(dict.fromkeys(o.prompt.task for o in shown))
         about = {
