@@ -20,7 +20,8 @@ SPECIAL = (
 )  # fmt: skip
 WORDS = """
     USER: ASSISTANT: what is in the picture a an red blue green circle square triangle left right of
-    above below two three yes no there and how many does it show colour ? yellow cyan purple star diamond cross ring bar
+    above below two three yes no there and how many does it show colour ? yellow cyan purple star
+    diamond cross ring bar
 """
 VOCABULARY = 96
 _IDS = {token: i for i, token in enumerate((*SPECIAL, *WORDS.split()))}
