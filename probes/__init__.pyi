@@ -1,4 +1,6 @@
 from .apply import applied as applied
+from .aside import Start as Start
+from .aside import outputs_without as outputs_without
 from .blind import Divergence as Divergence
 from .blind import Stand as Stand
 from .blind import divergence as divergence

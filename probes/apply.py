@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from headscope.probes.aside import StartReader
 from headscope.probes.errors import Refused
 from headscope.probes.intervene import AttentionEdit, HeadOutputs, InputReader, OutputEdit, edit_of
 from headscope.probes.passes import Passes
@@ -42,7 +43,8 @@ def applied(model: Model, *specs: Spec, prompt: int | Sequence[int] | Tensor | N
     taps: list[_Tap] = []
     with ExitStack() as stack:
         expected = {(i, layer) for i, (spec, _) in enumerate(edits) for layer in spec.layers}
-        stack.enter_context(passes.follow(model, expected))
+        readers = [edit for _, edit in edits if isinstance(edit, StartReader)]
+        stack.enter_context(passes.follow(model, expected, readers))
         for i, (spec, edit) in enumerate(edits):
             if isinstance(edit, InputReader):
                 for layer in spec.layers:
@@ -71,7 +73,7 @@ class _Tap:
     passes: Passes
 
     def edit(self, call: AttentionCall) -> Tensor:
-        if call.layer not in self.spec.layers:
+        if self.passes.aside or call.layer not in self.spec.layers:
             return call.output
         batch, _, tokens, _ = call.q.shape
         rows = self.passes.rows(batch, tokens, self.spec.positions, call.q.device)
@@ -83,7 +85,8 @@ def _reading(edit: InputReader, layer: int, passes: Passes) -> Any:
     """A pre-hook of a layer that shows an edit what goes in."""
 
     def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        edit.inputs(layer, args[0] if args else kwargs["hidden_states"], passes.past)
+        if not passes.aside:
+            edit.inputs(layer, args[0] if args else kwargs["hidden_states"], passes.past)
 
     return read
 
@@ -92,7 +95,9 @@ def _hook(index: int, spec: Spec, edit: OutputEdit, passes: Passes, model: Model
     """An output edit as a pre-hook of W_O, whose input is all heads' outputs side by side."""
     heads, width = model.geometry.heads, model.geometry.value_dim
 
-    def change(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def change(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if passes.aside:
+            return None
         flat = args[0]
         if flat.ndim != 3 or flat.shape[-1] != heads * width:
             raise Refused(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from headscope.probes.aside import Start, StartReader
 from headscope.probes.errors import DidNotFire, Refused
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ class Passes:
     Attributes:
         name: of the model, for errors.
         prompt: length of each prompt, unpadded; None takes the first pass for the whole prompt.
+        aside: an edit is running the decoder on its own; nothing acts meanwhile, or is counted.
     """
 
     name: str
     prompt: int | Sequence[int] | Tensor | None = None
     steps: int = 0
+    aside: bool = False
     _past: int = 0
     _tokens: int = 0
     _start: Tensor | None = None
@@ -59,12 +62,15 @@ class Passes:
     _image: Tensor | None = None
 
     @contextmanager
-    def follow(self, model: Model, expected: set[tuple[int, int]]) -> Iterator[None]:
+    def follow(
+        self, model: Model, expected: set[tuple[int, int]], readers: Sequence[StartReader] = ()
+    ) -> Iterator[None]:
         """Watch the decoder while the block lasts.
 
         Args:
             model: whose passes.
             expected: what has to be reported to `fired` in every pass: (spec, layer).
+            readers: edits that are shown every prompt before it is read.
 
         Raises:
             DidNotFire: something expected did not happen in a pass, or no pass came at all.
@@ -73,7 +79,12 @@ class Passes:
         signature = inspect.signature(decoder.forward)
 
         def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._begin(signature.bind_partial(*args, **kwargs).arguments)
+            if self.aside:
+                return
+            given = signature.bind_partial(*args, **kwargs).arguments
+            self._begin(given)
+            if readers and not self._past:
+                self._tell(model, given, readers)
 
         whole = inspect.signature(model.hf.forward)
 
@@ -81,7 +92,7 @@ class Passes:
             self._called = whole.bind_partial(*args, **kwargs).arguments
 
         opened = decoder.register_forward_pre_hook(begin, with_kwargs=True)
-        closed = decoder.register_forward_hook(lambda *_: self._end(expected))
+        closed = decoder.register_forward_hook(lambda *_: None if self.aside else self._end(expected))
         # The decoder of a model that takes pictures is handed embeddings: what they stand for is told above.
         called = model.hf.register_forward_pre_hook(call, with_kwargs=True) if model.vision else None
         self._image_token = model.vision.image_token if model.vision else None
@@ -148,6 +159,20 @@ class Passes:
             self._inferred, self._pieces = self._tokens - start, False
         elif self._tokens > 1:
             self._pieces = True
+
+    def _tell(self, model: Model, given: dict[str, Any], readers: Sequence[StartReader]) -> None:
+        """Show the prompts to those that want to see them before they are read."""
+        embeds, embed = given.get("inputs_embeds"), model.hf.get_input_embeddings()
+        embeds = embed(given["input_ids"]) if embeds is None else embeds
+        rows = self.rows(len(embeds), embeds.shape[1], "all", embeds.device)
+        assert rows.prompt is not None  # the first pass is the whole prompt where nothing else is said
+        prompt = rows.acts & (rows.position < rows.prompt[:, None])
+        self.aside = True
+        try:
+            for reader in readers:
+                reader.before(Start(embeds, prompt, rows.image, given.get("position_ids")))
+        finally:
+            self.aside = False
 
     def _see(self, ids: Tensor | None) -> None:
         """Note which of the keys of this pass are image tokens. [B, T]"""
