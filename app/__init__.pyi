@@ -8,3 +8,5 @@ from .palette import Theme as Theme
 from .palette import hues as hues
 from .proof import proof_curve as proof_curve
 from .report import write_report as write_report
+from .trainingfigures import training_layers as training_layers
+from .trainingfigures import training_lines as training_lines

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headscope.app.terminal import err, guarded, out, quiet, read_haystack, say_json
+from headscope.app.announce import announce
+from headscope.app.terminal import err, guarded, out, quiet, read_haystack, say_json, speaks
 
 if TYPE_CHECKING:
-    from headscope.heads import HeadMap, Preset
-    from headscope.probes import Model
+    from headscope.heads import HeadMap, Training
 
 _EXAMPLES = """
 Examples:
@@ -23,6 +23,10 @@ Examples:
 
   headscope scan ./my-model --haystack notes.txt --seed 1 --json
 
+  headscope scan bigram-backcopy --checkpoints --preset backcopy
+
+  headscope scan ./training/step-* --checkpoints --preset quick
+
   torchrun --nproc-per-node 8 -m headscope.app scan ./my-model --preset thorough
 
 A scan that was stopped goes on where it was when the same command runs again.
@@ -31,8 +35,23 @@ A scan that was stopped goes on where it was when the same command runs again.
 
 @guarded
 def scan(
-    model: Annotated[str, typer.Argument(help="smollm2, a hub id (org/name), a folder, or a .gguf file.")],
-    preset: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
+    model: Annotated[
+        list[str],
+        typer.Argument(
+            help="smollm2, a hub id (org/name), a folder, or a .gguf file; with --checkpoints also several, "
+            "or a folder of them.",
+            show_default=False,
+        ),
+    ],
+    preset: Annotated[
+        str, typer.Option(help="quick, standard, thorough, or backcopy (for the model of that task).")
+    ] = "standard",
+    checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoints", help="Scan every checkpoint of a training, and draw scores over steps."
+        ),
+    ] = False,
     context: Annotated[
         int | None, typer.Option(help="Longest prompt in tokens, in place of the preset's.")
     ] = None,
@@ -60,20 +79,34 @@ def scan(
     from headscope import heads, probes
 
     chosen = heads.preset(preset)
-    folder = run_folder or Path("runs") / f"{slug(model)}-{chosen.name}"
-    loaded = probes.load(model, device=device, dtype=dtype)
-    _announce(loaded, chosen, context, folder)
+    if len(model) > 1 and not checkpoints:
+        raise probes.HeadscopeError(f"scan takes one model, not {len(model)}, unless with --checkpoints.")
+    sources = probes.checkpoints(model) if checkpoints else []
+    name = slug(model[0]) if len(model) == 1 else slug(str(Path(model[0]).resolve().parent))
+    folder = run_folder or Path("runs") / f"{name}-{chosen.name}{'-training' if checkpoints else ''}"
     from headscope.app.progress import reporting
 
     try:
         with reporting(err()) as progress:
-            headmap = heads.scan(
-                loaded, chosen, folder, context=context, haystack=text, seed=seed, progress=progress
-            )
+            if checkpoints:
+                training = heads.scan_checkpoints(
+                    sources, chosen, folder, device=device, dtype=dtype, progress=progress,
+                    loaded=lambda c, m: announce(m, chosen, context, folder / f"step-{c.step}"),
+                    context=context, haystack=text, seed=seed,
+                )  # fmt: skip
+            else:
+                loaded = probes.load(model[0], device=device, dtype=dtype)
+                announce(loaded, chosen, context, folder)
+                headmap = heads.scan(
+                    loaded, chosen, folder, context=context, haystack=text, seed=seed, progress=progress
+                )
     except KeyboardInterrupt:
         err().print(f"Stopped; the same command goes on from what {folder} holds.", markup=False)
         raise typer.Exit(130) from None
-    _finish(headmap, folder, as_json)
+    if checkpoints:
+        _finish_training(training, folder, as_json)
+    else:
+        _finish(headmap, folder, as_json)
 
 
 scan.__doc__ = f"{scan.__doc__}\n{_EXAMPLES}"
@@ -85,53 +118,10 @@ def slug(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", last.removesuffix(".gguf")).strip("-.") or "model"
 
 
-def _announce(model: Model, preset: Preset, context: int | None, folder: Path) -> None:
-    """What is about to happen, and how much memory it will take."""
-    from headscope.heads import estimate_memory
-
-    g = model.geometry
-    longest = min(context or preset.context, g.context or preset.context)
-    need = estimate_memory(model, longest, preset.recipe(0))
-    console = err()
-    console.print(
-        f"{model.name}: {g.layers} layers of {g.heads} query heads, {g.kv_heads} KV heads; "
-        f"preset {preset.name}, prompts up to {longest:,} tokens, on {model.device}.",
-        markup=False,
-    )
-    console.print(
-        f"Memory: about {gib(need.total)} ({gib(need.weights)} weights, {gib(need.held)} program, "
-        f"{gib(need.prefill)} prefill, {gib(need.rows)} rows){_warning(model, need.more)}.",
-        markup=False,
-    )
-    console.print(f"Run folder: {folder}", markup=False)
-
-
-def gib(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
-
-
-def _warning(model: Model, more: int) -> str:
-    """Say so when what is still to be allocated exceeds what is free."""
-    free = _free(model.device)
-    return f"; only {gib(free)} are free, a smaller --context needs less" if more > free else ""
-
-
-def _free(device: Any) -> int:
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
 def _finish(headmap: HeadMap, folder: Path, as_json: bool) -> None:
     from headscope.app import machine, tables
     from headscope.app.report import write_report
     from headscope.app.roles import roles_of
-    from headscope.app.terminal import speaks
 
     if not speaks():
         return
@@ -147,3 +137,22 @@ def _finish(headmap: HeadMap, folder: Path, as_json: bool) -> None:
     console.print(f"Report    {page}", markup=False)
     for rarest in roles_of(headmap)[:1]:
         console.print(f"More      headscope show {folder} --role {rarest.name}", markup=False)
+
+
+def _finish_training(training: Training, folder: Path, as_json: bool) -> None:
+    from headscope.app import machine
+    from headscope.app.report import write_report
+    from headscope.app.training import as_records, print_training
+
+    if not speaks():
+        return
+    page = write_report(folder)
+    if as_json:
+        where = {"run": folder, "report": page}
+        say_json(machine.as_json(where | machine.described(training.last) | as_records(training, None)))
+        return
+    print_training(out(), training)
+    console = out()
+    console.print(f"\nReport    {page}", markup=False)
+    for role in training.last.roles[:1]:
+        console.print(f"More      headscope show {folder} --role {role}", markup=False)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headscope.app.terminal import guarded, out, say_json
 
-_Run = Annotated[Path, typer.Argument(help="A run folder, or a .parquet head map.")]
+if TYPE_CHECKING:
+    from headscope.heads import Training
+
+_Run = Annotated[
+    Path, typer.Argument(help="A run folder, that of a training's checkpoints, or a .parquet head map.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -24,7 +29,7 @@ def show(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Show a head map: what it says about every role, or the top heads of one.
+    """Show a head map: what it says about every role, or the top heads of one; a training, step by step.
 
     Examples:
 
@@ -36,8 +41,11 @@ def show(
     """
     from headscope.app import machine, tables
     from headscope.app.roles import entries, role_of, roles_of
-    from headscope.heads import HeadMap
+    from headscope.heads import HeadMap, Training
 
+    if Training.there(run):
+        _show_training(Training.open(run), role, as_json)
+        return
     headmap = HeadMap.open(run)
     k = top or (10 if role or as_json else 3)
     if not as_json and role is None:
@@ -53,6 +61,18 @@ def show(
         if not headmap.roles:  # an imported map may know scores only
             listed["scores"] = {c: machine.records(headmap.top(c, k)) for c in headmap.meta.columns}
         say_json(machine.as_json(machine.described(headmap) | listed))
+
+
+def _show_training(training: Training, role: str | None, as_json: bool) -> None:
+    from headscope.app import machine
+    from headscope.app.training import as_records, print_score, print_training
+
+    if as_json:
+        say_json(machine.as_json(machine.described(training.last) | as_records(training, role)))
+    elif role is None:
+        print_training(out(), training)
+    else:
+        print_score(out(), training, role)
 
 
 @guarded

@@ -96,18 +96,19 @@ def section_of(layers: pd.DataFrame) -> LayerSection | None:
     shown = ["layer", *numeric, *texts]
     return LayerSection(
         measures=[_measure(layers, c) for c in numeric if layers[c].notna().any()],
-        headers=[_label(c)[0] for c in shown],
+        headers=[label_of(c)[0] for c in shown],
         rows=[[_text(row[c]) for c in shown] for _, row in layers.iterrows()],
         summary=_summary(layers),
     )
 
 
-def _label(column: str) -> tuple[str, str]:
+def label_of(column: str) -> tuple[str, str]:
+    """What a measure is called, and what it means."""
     return _LABELS.get(column, (title(column).capitalize(), ""))
 
 
 def _measure(layers: pd.DataFrame, column: str) -> Measure:
-    name, about = _label(column)
+    name, about = label_of(column)
     best = layers.iloc[int(layers[column].argmax())]
     where = f"highest in layer {int(best['layer'])} with {number(float(best[column]))}"
     alt = f"{name} over {len(layers)} layers, {where}."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from headscope.app.cli_scan import gib
+from headscope.app.announce import gib
 from headscope.app.looks import number
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from headscope.app.palette import hue_of
 from headscope.app.sections import Page, page
 
 if TYPE_CHECKING:
-    from headscope.heads import HeadMap
+    from headscope.heads import HeadMap, Training
 
 _HERE = Path(__file__).parent
 
@@ -24,7 +24,8 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     """Write the report of a run folder or head map file.
 
     Args:
-        run: a run folder, or a `.parquet` head map (whose report has no examples and no layers).
+        run: a run folder, the folder of several checkpoints' scans, or a `.parquet` head map (whose
+            report has no examples and no layers).
         out: the file to write; `report.html` in the run folder, or beside the map, by default.
 
     Returns:
@@ -34,14 +35,15 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
         BadFile: no head map there, or a damaged one.
         OSError: the file cannot be written.
     """
-    from headscope.heads import HeadMap
+    from headscope.heads import HeadMap, Training
 
     source = Path(run)
-    headmap = HeadMap.open(source)
+    training = Training.open(source) if Training.there(source) else None
+    headmap = training.last if training else HeadMap.open(source)
     target = (
         Path(out) if out else (source / "report.html" if source.is_dir() else source.with_suffix(".html"))
     )
-    text = render(headmap, source if source.is_dir() else None)
+    text = render(headmap, headmap.path if headmap.path and headmap.path.is_dir() else None, training)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -52,16 +54,17 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     return target
 
 
-def render(headmap: HeadMap, folder: Path | None = None) -> str:
+def render(headmap: HeadMap, folder: Path | None = None, training: Training | None = None) -> str:
     """The report as HTML.
 
     Args:
         headmap: what to report.
         folder: the run folder, for examples, layers and the manifest; None leaves them out.
+        training: the checkpoints that `headmap` is the last of, if any.
     """
     from plotly.offline import get_plotlyjs
 
-    content: Page = page(headmap, folder)
+    content: Page = page(headmap, folder, training)
     return (
         environment()
         .get_template("report.html.j2")

@@ -22,11 +22,12 @@ from headscope.app.proof import ProofSection, proof_section
 from headscope.app.provenance import Provenance, provenance
 from headscope.app.roles import Entry, Role, roles_of
 from headscope.app.sweep import SweepSection, sweep_section
+from headscope.app.training import TrainingSection, training_section
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from headscope.heads import HeadMap, ShownPrompt
+    from headscope.heads import HeadMap, ShownPrompt, Training
 
 _TOP, _SHOWN = 10, 3  # heads listed per role; heads with an example
 
@@ -63,6 +64,7 @@ class Page:
     light: Markup
     dark: Markup
     pictures: list[Looked]
+    training: TrainingSection | None
     proof: ProofSection | None
     sweep: SweepSection | None
     circuits: list[CircuitSection]
@@ -73,8 +75,8 @@ class Page:
     provenance: Provenance
 
 
-def page(headmap: HeadMap, folder: Path | None) -> Page:
-    """Gather the content of a report."""
+def page(headmap: HeadMap, folder: Path | None, training: Training | None = None) -> Page:
+    """Gather the content of a report; that of a training is its last checkpoint's, and more."""
     prompts, rows = _evidence(folder)
     found = roles_of(headmap, _TOP)
     labels = headmap.frame[[headmap.rule(r).column for r in headmap.roles]].astype(bool)
@@ -88,6 +90,7 @@ def page(headmap: HeadMap, folder: Path | None) -> Page:
         light=theme_variables(headmap.roles, "light"),
         dark=theme_variables(headmap.roles, "dark"),
         pictures=looked(folder, found, prompts),
+        training=training_section(training),
         proof=proof_section(headmap, folder),
         sweep=sweep_section(folder),
         circuits=circuit_sections(headmap, folder),

@@ -97,6 +97,8 @@ from .sweeping import sweep as sweep
 from .sweeping import sweep_policies as sweep_policies
 from .sweeps import Sweep as Sweep
 from .told import told as told
+from .training import Training as Training
+from .training import scan_checkpoints as scan_checkpoints
 from .transfer import Overlap as Overlap
 from .transfer import overlap as overlap
 from .transfer import transfer as transfer

@@ -126,6 +126,10 @@ PRESETS: dict[str, Preset] = {
                 scenes=((1.0,), 48),
             ),
         ),
+        Preset(
+            name="backcopy", about="for the bigram-backcopy model: text with and without its triggers",
+            context=64, portions=_portions(backcopy=((1.0,), 16), bigram=((1.0,), 8), prose=((1.0,), 8)),
+        ),
     )
 }  # fmt: skip
 

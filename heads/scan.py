@@ -82,7 +82,7 @@ def scan(
     plan = Plan(
         model=model.name, fingerprint=model.fingerprint, geometry=model.geometry, dtype=dtype,
         preset=chosen.name, context=longest, seed=seed, recipe=recipe,
-        haystack=_hash(haystack) if haystack else "",
+        haystack=text_hash(haystack) if haystack else "",
         parts=tuple(part_key(model.fingerprint, dtype, recipe, p) for p in prompts),
     )  # fmt: skip
     shards = Shards()
@@ -98,7 +98,7 @@ def scan(
     return HeadMap(headmap.frame, headmap.meta, Path(out) if out else None)
 
 
-def _hash(text: str) -> str:
+def text_hash(text: str) -> str:
     """Of any string, one with half surrogates included. 16 hexadecimal digits"""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

@@ -4,6 +4,8 @@ from .aside import outputs_without as outputs_without
 from .blind import Divergence as Divergence
 from .blind import Stand as Stand
 from .blind import divergence as divergence
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import checkpoints as checkpoints
 from .circuits.circuit import Circuit as Circuit
 from .circuits.circuit import Cost as Cost
 from .circuits.circuit import Edges as Edges

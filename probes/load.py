@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headscope.probes.checkpoints import shipped
 from headscope.probes.errors import BadFile, HeadscopeError, unknown
 from headscope.probes.gguf import dequantised
 from headscope.probes.model import Model
@@ -37,8 +38,11 @@ def _shipped(name: str) -> Callable[[], Path]:
 
 # Models that have a short name, and where their file or folder lies.
 NAMED: dict[str, Callable[[], Path]] = {
-    "smollm2": _smollm2, "facts": _shipped("facts"), "shapes": _shipped("shapes"),
-}  # fmt: skip
+    "smollm2": _smollm2,
+    "facts": _shipped("facts"),
+    "shapes": _shipped("shapes"),
+    "bigram-backcopy": _shipped("bigram-backcopy/step-8000"),
+}
 
 
 def load(
@@ -91,6 +95,9 @@ def _locate(name: str) -> str:
     if name in NAMED:
         found = NAMED[name]()
         return str(dequantised(found) if found.suffix == ".gguf" else found)
+    checkpoint = shipped(name)
+    if checkpoint:
+        return str(checkpoint)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():

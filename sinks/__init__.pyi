@@ -1,3 +1,5 @@
+from .backcopy import Backcopying as Backcopying
+from .backcopy import read_backcopy as read_backcopy
 from .calibration import SinkRule as SinkRule
 from .dormancy import kind_of as kind_of
 from .dormancy import kinds as kinds

@@ -99,9 +99,10 @@ def test_compare_says_what_changed(run: Path, other_run: Path) -> None:
 def test_list_and_models_parse() -> None:
     found = json.loads(run_cli("list", "--json").stdout)
     assert {d["name"] for d in found["detectors"]} >= {"retrieval", "sink"}
-    assert {p["name"] for p in found["presets"]} == {"quick", "standard", "thorough"}
+    assert {p["name"] for p in found["presets"]} == {"backcopy", "quick", "standard", "thorough"}
     assert "standard" in run_cli("list").stdout
     assert {m["name"] for m in json.loads(run_cli("models", "--json").stdout)["models"]} >= {
+        "bigram-backcopy",
         "facts",
         "smollm2",
     }
