@@ -24,6 +24,7 @@ from headscope.app.cli_scan import scan
 from headscope.app.cli_schema import schema
 from headscope.app.cli_show import compare, report, show
 from headscope.app.cli_sweep import sweep
+from headscope.app.cli_truth import truth
 from headscope.app.cli_verify import verify
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(scan)
 app.command()(gates)
 app.command()(prove)
+app.command()(truth)
 app.command()(intervene)
 app.command()(generate)
 app.command()(attribute)

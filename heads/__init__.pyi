@@ -1,3 +1,7 @@
+from .ablations import Ablations as Ablations
+from .ablations import AblationsMeta as AblationsMeta
+from .ablations import Removal as Removal
+from .ablations import ablate_each as ablate_each
 from .attribution import attribute as attribute
 from .attribution import streaming_loss as streaming_loss
 from .certificate import Certificate as Certificate
@@ -102,3 +106,5 @@ from .training import scan_checkpoints as scan_checkpoints
 from .transfer import Overlap as Overlap
 from .transfer import overlap as overlap
 from .transfer import transfer as transfer
+from .truth import TruthTable as TruthTable
+from .truth import truth_table as truth_table

@@ -156,7 +156,7 @@ def _curves(
     haystack: str | None,
     progress: Callable[[int], object],
 ) -> tuple[pd.DataFrame, ProofMeta]:
-    chosen, asked = _answered(model, trial, trial.length, trial.prompts, haystack)
+    chosen, asked = answered(model, trial, trial.length, trial.prompts, haystack)
     specs = [only(everything, s.heads) for s in sets]
     late = [s.model_copy(update={"positions": trial.positions}) for s in specs]
     variants: list[Variant] = [(), *((s,) for s in late)]
@@ -182,7 +182,7 @@ def _curves(
     return curves(sets, outcomes, trial.seed), meta
 
 
-def _answered(
+def answered(
     model: Model, trial: Trial, length: int, count: int, haystack: str | None
 ) -> tuple[list[Prompt], int]:
     """`count` prompts that the untouched model answers right, and how many it was asked."""
@@ -210,7 +210,7 @@ def _alone(
     model: Model, everything: Spec, trial: Trial, haystack: str | None, progress: Callable[[int], object]
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Fall of the answer's log-probability when one head is ablated while it is written. [L * H] each"""
-    prompts, _ = _answered(model, trial, trial.head_length, trial.head_prompts, haystack)
+    prompts, _ = answered(model, trial, trial.head_length, trial.head_prompts, haystack)
     drop = each_head(model, prompts, everything, progress)
     return drop.mean(1), np.array([intervals.standard_error(d) for d in drop]), len(prompts)
 

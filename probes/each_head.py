@@ -80,24 +80,16 @@ def _agrees(model: Model, prompt: Prompt, spec: Spec, found: NDArray[np.float64]
 def _side_by_side(model: Model, prompt: Prompt, spec: Spec) -> NDArray[np.float64]:
     """The falls of one prompt. [heads]"""
     cache, (ids, target) = prefill(model, prompt), answer_tokens(model, prompt)
-    outputs: dict[int, Any] = {}
-    hooks = [
-        layer.register_forward_hook(lambda _, args, out, i=i: outputs.update({i: out}))
-        for i, layer in enumerate(model.layer_modules)
-    ]
-    try:
+    with keeping(model) as outputs:
         before = _logprob(model.hf(input_ids=ids, past_key_values=resumed(cache), use_cache=True), target)
-    finally:
-        for hook in hooks:
-            hook.remove()
     edit = edit_of(model, spec)
     assert isinstance(edit, OutputEdit)
-    falls = np.zeros(len(spec.heads))
+    falls, at = np.zeros(len(spec.heads)), torch.tensor(prompt.answer_rows)
     for layer in spec.layers:
         index = spec.of_layer(layer)
         heads = [spec.heads[i].head for i in index]
         twins = resumed(cache, len(heads))
-        with _from_layer(model, layer, outputs, len(heads)), _each(model, layer, heads, edit, prompt):
+        with from_layer(model, layer, outputs, len(heads)), one_each(model, layer, heads, edit, at):
             out = model.hf(input_ids=ids.expand(len(heads), -1), past_key_values=twins, use_cache=True)
         falls[index] = (before - _logprob(out, target)).cpu().numpy()
     return falls
@@ -110,9 +102,24 @@ def _logprob(out: Any, target: Tensor) -> Tensor:
 
 
 @contextmanager
-def _each(model: Model, layer: int, heads: Sequence[int], edit: OutputEdit, prompt: Prompt) -> Iterator[None]:
-    """Change head `heads[b]` of `layer` in sequence b and no other."""
-    g, at = model.geometry, torch.tensor(prompt.answer_rows)
+def keeping(model: Model) -> Iterator[dict[int, Any]]:
+    """What every layer returns while the block lasts, by layer."""
+    outputs: dict[int, Any] = {}
+    hooks = [
+        layer.register_forward_hook(lambda _, args, out, i=i: outputs.update({i: out}))
+        for i, layer in enumerate(model.layer_modules)
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def one_each(model: Model, layer: int, heads: Sequence[int], edit: OutputEdit, at: Tensor) -> Iterator[None]:
+    """Change head `heads[b]` of `layer` in sequence b and no other; the rows are those at `at`. [T]"""
+    g = model.geometry
 
     def change(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         z = args[0].unflatten(-1, (g.heads, g.value_dim))
@@ -131,7 +138,7 @@ def _each(model: Model, layer: int, heads: Sequence[int], edit: OutputEdit, prom
 
 
 @contextmanager
-def _from_layer(model: Model, layer: int, outputs: dict[int, Any], batch: int) -> Iterator[None]:
+def from_layer(model: Model, layer: int, outputs: dict[int, Any], batch: int) -> Iterator[None]:
     """Let the layers below `layer` return what they returned before, `batch` times."""
     below = model.layer_modules[:layer]
     own = [module.__dict__.get("forward") for module in below]
