@@ -63,6 +63,10 @@ KINDS = {
         FileKind("sweep", "sweep.parquet", "quality against retained KV", "heads.sweeps:SweepMeta"),
         FileKind("gates", "manifest.json", _TRAINING, "heads.gate_run:GateManifest"),
         FileKind("curve", "curve.parquet", "the loss of every step of it", "heads.gate_run:GatePlan"),
+        FileKind("checkpoints", "checkpoints.json", "scans of a training", "heads.training:TrainingIndex"),
+        FileKind(
+            "ablations", "ablations.parquet", "each head ablated alone", "heads.ablations:AblationsMeta"
+        ),
         FileKind("job", "scan.json", "a scan that the dashboard started", "app.dashboard.jobs:Job"),
         FileKind("spec", "any name", "an intervention", "probes.spec:Spec"),
         FileKind("circuit", "any name", "what carries a task", "probes.circuits.circuit:Circuit"),
