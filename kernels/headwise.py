@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from headscope.kernels.decode import decode_stores
+from headscope.kernels.place import Store, place
 from headscope.kernels.plan import plan_heads, take
 from headscope.kernels.prefill import mixed_prefill
-from headscope.kernels.stores import append, grow, ring_read, ring_write, write_one
+from headscope.kernels.stores import append, grow, ring_read, ring_write
 
-_Store: TypeAlias = tuple[Tensor, Tensor]  # k, v of some groups, ascending
 _Result: TypeAlias = tuple[Tensor, Tensor | None]  # out, log-sum-exp
 
 
@@ -46,10 +46,10 @@ class HeadwiseLayer(CacheLayerMixin):
         self.length = 0
         self.starts: Tensor | None = None  # first real position of each sequence [B], None without padding
         self.is_initialized = False
-        self.dense: _Store | None = None
-        self.stream: _Store | None = None
+        self.dense: Store | None = None
+        self.stream: Store | None = None
         self.clock: Tensor | None = None
-        self._fresh: _Store | None = None
+        self._fresh: Store | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -86,12 +86,16 @@ class HeadwiseLayer(CacheLayerMixin):
         (k, v), before = self._fresh, self.length
         self._fresh, self.length = None, before + k.shape[2]
         options: dict[str, Any] = {"scale": scale, "softcap": softcap, "return_lse": return_lse}
+        if self.clock is not None:
+            starts = self._small_starts(q.device)
+            place((k, v), self.dense, self.stream, self.plan, self.clock[:1], starts)
+            seen = self.clock[1:]
+            return decode_stores(q, self.dense, self.stream, self.plan, seen, starts=starts, **options)
         self._append(k, v, before)
         if before and q.shape[2] == 1:
             self._turn(k, v, before)
-            starts = None if self.starts is None else self.starts.to(q.device, torch.int32)
-            seen = self.length if self.clock is None else self.clock[1:]
-            return decode_stores(q, self.dense, self.stream, self.plan, seen, starts=starts, **options)
+            starts = self._small_starts(q.device)
+            return decode_stores(q, self.dense, self.stream, self.plan, self.length, starts=starts, **options)
         if before:  # a chunk meets the rings as they were before it
             result = self._chunk(q, k, v, before, options)
         else:
@@ -115,21 +119,18 @@ class HeadwiseLayer(CacheLayerMixin):
 
     def _append(self, k: Tensor, v: Tensor, before: int) -> None:
         groups = self.plan.dense_groups
-        if self.clock is not None:
-            for store, x in zip(self.dense or (), (k, v), strict=False):
-                write_one(store, take(x, groups), None, self.clock[:1], self.starts)
-        elif groups:
+        if groups:
             old_k, old_v = self.dense or (None, None)
             self.dense = append(old_k, take(k, groups), before), append(old_v, take(v, groups), before)
+
+    def _small_starts(self, device: torch.device) -> Tensor | None:
+        return None if self.starts is None else self.starts.to(device, torch.int32)
 
     def _turn(self, k: Tensor, v: Tensor, before: int) -> None:
         groups = self.plan.streaming_groups
         sinks = [self.plan.group_sink[g] for g in groups]
         for store, x in zip(self.stream or (), (k, v), strict=False):
-            if self.clock is not None:
-                write_one(store, take(x, groups), sinks, self.clock[:1], self.starts)
-            else:
-                ring_write(store, take(x, groups), sinks, before, self.starts)
+            ring_write(store, take(x, groups), sinks, before, self.starts)
 
     def _chunk(self, q: Tensor, k: Tensor, v: Tensor, before: int, options: dict[str, Any]) -> _Result:
         """Dense groups over all their keys, streaming ones over their rings and the chunk."""
@@ -157,7 +158,7 @@ class HeadwiseLayer(CacheLayerMixin):
         out: Tensor,
         lse: Tensor,
         q: Tensor,
-        store: _Store,
+        store: Store,
         groups: Sequence[int],
         starts: Tensor | None,
         options: dict[str, Any],

@@ -40,23 +40,6 @@ def grow(store: Tensor, slots: int, length: int) -> Tensor:
     return grown
 
 
-def write_one(
-    store: Tensor, fresh: Tensor, sinks: Sequence[int] | None, clock: Tensor, starts: Tensor | None
-) -> None:
-    """Keep one new position `fresh` [B, H, 1, D], which only the device knows: `clock` [1].
-
-    Args:
-        store: changed in place. [B, H, slots, D]
-        sinks: sink size of each group of a ring; None for a store whose slots are positions.
-        starts: as in `ring_write`.
-    """
-    position = (clock if starts is None or sinks is None else clock - starts).expand(store.shape[0])
-    for places, sink in _runs(sinks if sinks is not None else [0] * store.shape[1]):
-        slot = position if sinks is None else ring_slot(position, sink, store.shape[2])
-        new = fresh[:, places]
-        store[:, places].scatter_(2, slot[:, None, None, None].expand_as(new), new)
-
-
 def ring_write(
     store: Tensor, fresh: Tensor, sinks: Sequence[int], length: int, starts: Tensor | None
 ) -> None:
@@ -69,7 +52,7 @@ def ring_write(
         starts: first real position of each sequence. [B]; None for no padding
     """
     capacity, n = store.shape[2], fresh.shape[2]
-    for places, sink in _runs(sinks):
+    for places, sink in runs(sinks):
         ring, new = store[:, places], fresh[:, places]
         if n == 1 and starts is None:
             slot = length if length < sink else sink + (length - sink) % (capacity - sink)
@@ -107,14 +90,14 @@ def ring_read(
     place = torch.arange(places, device=store.device)[None]
     position = torch.where((seen >= places) & (place < sink), place, seen - places + place)
     parts = []
-    for run, size in _runs(sinks):
+    for run, size in runs(sinks):
         slot = ring_slot(position.clamp_min(0), size, store.shape[2])
         shape = store.shape[0], run.stop - run.start, -1, store.shape[3]
         parts.append(store[:, run].gather(2, slot[:, None, :, None].expand(shape)))
     return torch.cat(parts, 1), None if starts is None else (places - seen[:, 0]).clamp_min(0)
 
 
-def _runs(sinks: Sequence[int]) -> list[tuple[slice, int]]:
+def runs(sinks: Sequence[int]) -> list[tuple[slice, int]]:
     """Neighbours with equal sinks."""
     edges = [i for i in range(len(sinks)) if i == 0 or sinks[i] != sinks[i - 1]] + [len(sinks)]
     return [(slice(a, b), sinks[a]) for a, b in pairwise(edges)]

@@ -29,6 +29,7 @@ KERNELS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
         {"num_warps": 8, "num_stages": 3},
     ),
     "_merge_splits": ("split_triton", SPLIT | {"D": 128, "BD": 32, "BS": 64, "BN": 128}, {"num_warps": 4}),
+    "_place": ("place_triton", {"D": 128, "DP": 128, "START": True}, {"num_warps": 1}),
     "_merge_pair": ("merge_triton", {"D": 128, "DP": 128, "BLOCK": 16, "LSE": True}, {"num_warps": 4}),
     "_sweep": (
         "rows_triton",
@@ -53,6 +54,8 @@ def kind(name: str, kernel: str) -> str:
     if name in REAL:
         return "fp32"
     wide = name in WIDE or (name in {"out", "sinks"} and kernel in {"_join_splits", "_cut"})
+    if name == "clock":
+        return "*i64"
     pointer = "*fp32" if wide else "*i32" if name in INDICES else "*bf16" if name in NARROW else ""
     return pointer or "i32"
 

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from headscope.kernels import cached_decode, mixed_decode
 from headscope.kernels.decode import attend_stores
+from headscope.kernels.place import place_reference
 from headscope.kernels.plan import plan_heads
 from headscope.kernels.ring import ring_position, ring_slot
 
@@ -76,6 +77,42 @@ def test_two_caches_equal_one(tensors, oracle, shape, sink, window, start, softc
     for out, lse in results:
         assert_close(out, want, rtol=0, atol=1e-12)
         assert_close(lse, want_lse, rtol=0, atol=1e-12)
+
+
+def placed(fresh, dense, stream, plan, clock, starts):
+    """The stores after `fused_place`, which changes what another process cannot see."""
+    from headscope.kernels.place_triton import fused_place
+
+    fused_place(*fresh, dense, stream, plan, clock, starts)
+    return dense, stream
+
+
+@pytest.mark.parametrize(("shape", "sink", "window", "start", "softcap"), CASES)
+def test_one_new_position_is_placed(interpreted, tensors, shape, sink, window, start, softcap):
+    """The clock's place, in plain torch and in the kernel, is where a writer would put the last key."""
+    (_, k, v), length = tensors(*shape, dtype=torch.float32), shape[4]
+    plan = plan_heads(sink, window, shape[2])
+    begins = start or [0] * 9
+    want = stores(k, v, plan, length, begins)
+    if max(begins[: shape[0]]) == length:
+        return  # a sequence of nothing but padding has no new key
+    padding = torch.tensor(start, dtype=torch.int32) if start else None
+    fresh, clock = (k[:, :, -1:], v[:, :, -1:]), torch.tensor([length - 1])
+
+    def before():
+        dense, stream = stores(k, v, plan, length - 1, begins)
+        for x in dense or ():
+            x[:, :, -1] = 7.0
+        return dense, stream
+
+    plain = before()
+    place_reference(fresh, *plain, plan, clock, padding)
+    fused = interpreted(placed, fresh, *before(), plan, clock, padding)
+    for got in (plain, fused):
+        for a, b in zip(got, want, strict=True):
+            assert (a is None) == (b is None)
+            for x, y in zip(a or (), b or (), strict=True):
+                assert_close(x, y, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("layout", ["one-cache", "two-caches", "clock"])
