@@ -22,7 +22,7 @@ from headscope.heads import Check, ColumnInfo, Grid, HeadMap, Window, attribute,
 from headscope.probes import load
 
 GATES = Path(__file__).parent / "results" / "gates_smollm2.json"
-WINDOWS = (Window(sink=16, recent=496), Window(sink=64, recent=256))
+WINDOWS = ["16+496", "64+256"]
 
 
 def with_gates(headmap: HeadMap) -> HeadMap:
@@ -43,17 +43,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--prompts", type=int, default=60)
+    parser.add_argument("--windows", nargs="+", default=WINDOWS, help="sink+recent; the first is verified")
     asked = parser.parse_args()
+    windows = [Window(sink=int(s), recent=int(r)) for s, r in (w.split("+") for w in asked.windows)]
     asked.out.mkdir(parents=True, exist_ok=True)
     model = load(asked.model, dtype="float32")
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copy(asked.run / "headmap.parquet", scratch)
-        for window in WINDOWS:
+        for window in windows:
             headmap = attribute(model, scratch, window, lengths=(1024, 2048, asked.length), prompts=18)
     headmap = with_gates(headmap)
     headmap.save(asked.out / "headmap.parquet")
     found = {}
-    for window in WINDOWS:
+    for window in windows:
         grid = Grid(
             by=("loss", "error", "gate", "retrieval", "razor", "random"), length=asked.length,
             prompts=asked.prompts, sink=window.sink, recent=window.recent,
@@ -65,7 +67,7 @@ def main() -> None:
         found[name]["points"] = swept.points.to_dict("records")
         (asked.out / "sweep.json").write_text(json.dumps(found, indent=1) + "\n")
         print(name, swept.points.to_string(), ways, flush=True)
-    best = headmap.policy(kv_budget=0.5, context=asked.length, sink=16, recent=496)
+    best = headmap.policy(kv_budget=0.5, context=asked.length, sink=windows[0].sink, recent=windows[0].recent)
     check = Check(lengths=(1024, 2048, asked.length), per_length=asked.prompts, texts=8)
     verify(model, best, check).save(asked.out / "policy.json")
 
