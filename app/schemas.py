@@ -49,6 +49,7 @@ class FileKind:
 _SCAN = "a scan's plan, and how far it got"
 _TRAINING = "a training's plan, and how far it got"
 _PLANTED = "probes.toys.planted.models"
+_CIRCUITS, _LOOKS = "circuits/TASK", "evidence/looks"
 _RESUME = "probes.saes.resume"
 
 KINDS = {
@@ -69,7 +70,14 @@ KINDS = {
         ),
         FileKind("job", "scan.json", "a scan that the dashboard started", "app.dashboard.jobs:Job"),
         FileKind("spec", "any name", "an intervention", "probes.spec:Spec"),
-        FileKind("circuit", "any name", "what carries a task", "probes.circuits.circuit:Circuit"),
+        FileKind(
+            "circuit", f"{_CIRCUITS}/METHOD.json", "what carries a task", "probes.circuits.circuit:Circuit"
+        ),
+        FileKind("curves", f"{_CIRCUITS}/curves.json", "what circuits keep of it", "heads.circuits:Curves"),
+        FileKind("looks", f"{_LOOKS}.json", "pictures and where their tokens lie", "heads.looks:_Gallery"),
+        FileKind(
+            "looks-rows", f"{_LOOKS}.parquet", "which token of a picture got how much", "heads.looks:_Gallery"
+        ),
         FileKind("sae", "headscope.json", "what a trained SAE is of", "probes.saes.sae:SaeCard"),
         FileKind("sae-plan", "training.json", "the plan of a training of SAEs", f"{_RESUME}:SaePlan"),
         FileKind("sae-state", "state.json", "how far it got", f"{_RESUME}:SaeState"),

@@ -142,7 +142,7 @@ class HeadMap:
         elif role in self.meta.columns:
             score, labels = role, []
         else:
-            raise unknown("role or score", role, [*self.roles, *self.meta.columns])
+            raise unknown("role or score", role, {*self.roles, *self.meta.columns})
         columns = ["layer", "head", score, f"{score}_se", *labels]
         ordered = self.frame.dropna(subset=[score]).sort_values(
             [score, "layer", "head"], ascending=[False, True, True], kind="stable"

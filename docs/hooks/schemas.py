@@ -39,7 +39,7 @@ def table(model: type[BaseModel], first: bool = False) -> str:
         kind = _type(field.annotation) + ("" if field.is_required() else ", optional")
         rows.append(f"| `{name}` | {kind} | {about.get(name, '')} |")
     summary = (model.__doc__ or "").strip().splitlines()[0]
-    title = [] if first else [f"**{model.__name__}**: {summary}", ""]
+    title = [] if first else [f"**{model.__name__.lstrip('_')}**: {summary}", ""]
     return "\n".join([*title, "| field | type | what it is |", "|---|---|---|", *rows])
 
 
@@ -89,4 +89,4 @@ def _type(annotation: Any) -> str:
         "HeadId": "text such as `L18H6`", "JsonValue": "any JSON",
     }  # fmt: skip
     name = getattr(annotation, "__name__", str(annotation))
-    return words.get(name, name)
+    return words.get(name, name.lstrip("_"))
