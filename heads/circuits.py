@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,10 +23,16 @@ _CURVES = "curves.json"
 
 
 class Curves(BaseModel):
-    """`curves.json`: what the circuits of one task keep on prompts that no method has seen."""
+    """`curves.json`: what the circuits of one task keep on prompts that no method has seen.
+
+    Attributes:
+        schema_version: layout of the file.
+        curves: one for each method, grain and ablation.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    schema_version: Literal[1] = 1
     curves: tuple[Curve, ...] = ()
 
 
