@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ TOP = 10
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 CHEAP = ("attribution", "eap", "eap-ig", "paths", "difference", "layer", "random")
 DRAWS = 3  # of the random baseline
+EDGED = ("eap", "eap-ig", "random")  # methods that score all edges
 
 
 def timed(model: Model, task: Pairs, method: str, seed: int = 0) -> tuple[Circuit, dict[str, Any]]:
@@ -94,9 +96,10 @@ def averaged(all_grades: list[dict[str, float]]) -> dict[str, float]:
     return {k: round(float(np.mean([g[k] for g in all_grades])), 3) for k in all_grades[0]}
 
 
-def kept(model: Model, learn: Pairs, held: Pairs, grain: Any, ablations: Any, methods: Any) -> list[Any]:
+def kept(
+    model: Model, learn: Pairs, held: Pairs, grain: Any, ablations: Any, methods: Any
+) -> Iterator[dict[str, Any]]:
     """Curves on held-out prompts, one for each method and ablation; random ones averaged over draws."""
-    rows = []
     for method in methods:
         circuits = [found_on(model, learn, method, i) for i in range(DRAWS if method == "random" else 1)]
         for ablation in ablations:
@@ -104,9 +107,7 @@ def kept(model: Model, learn: Pairs, held: Pairs, grain: Any, ablations: Any, me
                 faithfulness(model, c, held.prompts, grain=grain, ablation=ablation, sizes=SIZES)
                 for c in circuits
             ]
-            rows.append(summary(curves))
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            yield {"learned": len(learn.prompts), **summary(curves)}
 
 
 _found: dict[tuple[str, int], Circuit] = {}
@@ -146,6 +147,10 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=32, help="other prompts to test circuits on")
     parser.add_argument("--held-edges", type=int, default=12, help="of them, those for circuits of edges")
     parser.add_argument("--parts", nargs="+", default=["recall", "heads", "edges", "stability"])
+    parser.add_argument("--methods", nargs="+", default=["attribution", "eap-ig", *CHEAP[3:]])
+    parser.add_argument("--ablations", nargs="+", default=["counterfactual", "mean", "zero"])
+    parser.add_argument("--counts", nargs="+", type=int, default=[5, 10, 50, 250], help="of stability")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="of stability")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -160,30 +165,32 @@ def main() -> None:
         "device": f"{torch.get_num_threads()} CPU threads" if model.device.type == "cpu" else "GPU",
         "methods": {m.name: {"summary": m.summary, "source": m.source} for m in METHODS},
     }  # fmt: skip
-    ablations = ("counterfactual", "mean", "zero")
-    work = {
-        "recall": lambda: recalled(model, few, learn),
-        "heads": lambda: kept(
-            model, learn, held, "heads", ablations, ("attribution", "eap", "eap-ig", *CHEAP[3:])
-        ),
-        "edges": lambda: kept(
-            model, learn, held.split(args.held_edges)[0], "edges", ablations[:1], ("eap", "eap-ig", "random")
-        ),
-        "stability": lambda: json.loads(
-            stability(
-                model,
-                pairs(model, args.task, 250, seed=args.seed + 1),
-                ["attribution", "difference", "layer", "random"],
-                seeds=(0, 1, 2, 3, 4),
-                truth=[HeadId.parse(h["head"]) for h in results["recall"]["exact"]["top"][:TOP]],
-            )
-            .round(4)
-            .to_json(orient="records")
-        ),
-    }
-    for part in args.parts:
-        results[part] = work[part]()
+
+    def save() -> None:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+    if "recall" in args.parts:
+        results["recall"] = recalled(model, few, learn)
+        save()
+    edges, some = [m for m in args.methods if m in EDGED], held.split(args.held_edges)[0]
+    for grain, test, methods in (("heads", held, args.methods), ("edges", some, edges)):
+        if grain not in args.parts:
+            continue
+        rows = {(r["method"], r["ablation"], r["learned"]): r for r in results.get(grain, [])}
+        for row in kept(model, learn, test, grain, args.ablations, methods):
+            print(json.dumps(row), flush=True)
+            rows[row["method"], row["ablation"], row["learned"]] = row
+            results[grain] = list(rows.values())
+            save()
+    if "stability" in args.parts:
+        drawn = pairs(model, args.task, max(args.counts), seed=args.seed + 1)
+        truth = [HeadId.parse(h["head"]) for h in results["recall"]["exact"]["top"][:TOP]]
+        for method in args.methods:
+            found = stability(model, drawn, [method], counts=args.counts, seeds=args.seeds, truth=truth)
+            print(found.round(3).to_string(), flush=True)
+            rest = [r for r in results.get("stability", []) if r["method"] != method]
+            results["stability"] = rest + json.loads(found.round(4).to_json(orient="records"))
+            save()
 
 
 if __name__ == "__main__":
