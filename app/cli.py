@@ -12,6 +12,7 @@ import typer
 from headscope.app.cli_attribute import attribute
 from headscope.app.cli_circuits import circuits
 from headscope.app.cli_dashboard import app_command
+from headscope.app.cli_evaluate import evaluate
 from headscope.app.cli_exam import exam
 from headscope.app.cli_exchange import export_command, import_command
 from headscope.app.cli_gates import gates
@@ -41,6 +42,7 @@ app.command()(prove)
 app.command()(truth)
 app.command()(intervene)
 app.command()(generate)
+app.command()(evaluate)
 app.command()(attribute)
 app.command()(circuits)
 app.add_typer(policy)

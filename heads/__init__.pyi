@@ -2,6 +2,7 @@ from .ablations import Ablations as Ablations
 from .ablations import AblationsMeta as AblationsMeta
 from .ablations import Removal as Removal
 from .ablations import ablate_each as ablate_each
+from .arms import arms_of as arms_of
 from .attribution import attribute as attribute
 from .attribution import streaming_loss as streaming_loss
 from .certificate import Certificate as Certificate
@@ -60,6 +61,8 @@ from .looks import read_looks as read_looks
 from .losses import Loss as Loss
 from .memory import MemoryEstimate as MemoryEstimate
 from .memory import estimate_memory as estimate_memory
+from .opera import Opera as Opera
+from .opera import opera as opera
 from .ph3 import Importance as Importance
 from .ph3 import Pruning as Pruning
 from .ph3 import choose_k as choose_k
@@ -91,6 +94,12 @@ from .run import Manifest as Manifest
 from .run import RunFolder as RunFolder
 from .scan import Progress as Progress
 from .scan import scan as scan
+from .seeing import answered as answered
+from .seeing import captions as captions
+from .seeing import check_knows as check_knows
+from .seeing import galleries_of as galleries_of
+from .seeing import searching as searching
+from .seeing import under as under
 from .serving import Serving as Serving
 from .serving import kv_bytes as kv_bytes
 from .storage import read_json as read_json

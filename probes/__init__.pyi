@@ -43,6 +43,7 @@ from .evaluate import Variant as Variant
 from .evaluate import answer_tokens as answer_tokens
 from .evaluate import answers as answers
 from .evaluate import losses as losses
+from .evaluate import resumed as resumed
 from .files import first_fault as first_fault
 from .files import json_text as json_text
 from .files import read_json as read_json
@@ -140,6 +141,14 @@ from .toys.planted.models import plant as plant
 from .toys.planted.models import planted_truth as planted_truth
 from .toys.planted.models import write_planted as write_planted
 from .toys.planted.words import planted_haystack as planted_haystack
+from .toys.shapes.captions import Verdict as Verdict
+from .toys.shapes.gallery import DESCRIBE as DESCRIBE
+from .toys.shapes.gallery import POPE as POPE
+from .toys.shapes.gallery import QUESTION_KINDS as QUESTION_KINDS
+from .toys.shapes.gallery import WORLDS as WORLDS
+from .toys.shapes.gallery import Gallery as Gallery
+from .toys.shapes.gallery import Question as Question
+from .toys.shapes.gallery import gallery as gallery
 from .trials import Trials as Trials
 from .trials import known as known
 from .trials import trials as trials

@@ -1,6 +1,7 @@
 from .backcopy import Backcopying as Backcopying
 from .backcopy import read_backcopy as read_backcopy
 from .calibration import SinkRule as SinkRule
+from .calibration import weights_of as weights_of
 from .dormancy import kind_of as kind_of
 from .dormancy import kinds as kinds
 from .dormancy import on_kind as on_kind

@@ -90,8 +90,18 @@ def _caption(account: Scenes, dice: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.cat([start, slots, rest], 1), _constant(account, roles)
 
 
-def _question(account: Scenes, dice: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One question and its answer for each scene, of a kind drawn with equal chances."""
+def asked(account: Scenes, dice: torch.Generator, kind: str) -> list[tuple[str, str] | None]:
+    """A question of one of `QUESTIONS` about each scene and its answer; None where there is none to ask."""
+    ids, roles = _question(account, dice, QUESTIONS.index(kind))
+    found: list[tuple[str, str] | None] = []
+    for row, role in zip(ids.tolist(), roles.tolist(), strict=True):
+        words = [WORDS[i] for i in row[: row.index(END)] if i != _BLANK]
+        found.append((" ".join(words[:-1]), words[-1]) if QUESTIONS.index(kind) in role else None)
+    return found
+
+
+def _question(account: Scenes, dice: torch.Generator, only: int | None = None) -> tuple[Tensor, Tensor]:
+    """One question and its answer for each scene, of kind `only` or one drawn with equal chances."""
     present, batch = account.present, len(account)
     yes = _uniform(dice, batch) < 0.5
     maybe = _pick(torch.where(yes[:, None], present, ~present), dice)
@@ -109,6 +119,7 @@ def _question(account: Scenes, dice: torch.Generator) -> tuple[Tensor, Tensor]:
         ["is", "the", relation[0], relation[2], relation[3], "the", relation[1], "?", said, END],
     ]
     kind = (_uniform(dice, batch) * len(QUESTIONS)).long()
+    kind = kind if only is None else torch.full_like(kind, only)
     kind = torch.where((kind == QUESTIONS.index("relation")) & ~possible, QUESTIONS.index("existence"), kind)
     every = torch.stack([_row(words, kind) for words in rows])  # [questions, B, _LONGEST]
     ids = every[kind, torch.arange(batch, device=dice.device)]
