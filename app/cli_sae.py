@@ -155,20 +155,35 @@ def _reading() -> Any:
     return say
 
 
-def _finish(saes: list[Sae], as_json: bool) -> None:
+def _finish(saes: list[Sae], as_json: bool, first: Path | None = None) -> None:
     from headscope.app import machine, sae_tables
 
     if as_json:
         say_json(machine.as_json({"saes": [sae_tables.record(x) for x in saes]}))
         return
     out().print(sae_tables.summary(saes))
-    out().print(f"More      headscope sae show {saes[0].folder}", markup=False)
+    out().print(sae_tables.SUMMARY_SAYS, markup=False)
+    out().print(f"More      headscope sae show {first or saes[0].folder}", markup=False)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The SAEs of a folder of SAEs, or of a model that headscope has some of."""
+    from headscope.probes import shipped_saes
+
+    if folder.exists():
+        return [] if (folder / "cfg.json").is_file() else sorted(p.parent for p in folder.glob("*/cfg.json"))
+    return [path for name, path in shipped_saes().items() if name.startswith(f"{folder}/")]
 
 
 @sae.command()
 @guarded
 def show(
-    folder: Annotated[Path, typer.Argument(help="An SAE's folder, or a folder of such folders.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="An SAE's folder, a folder of such folders, or one that comes with headscope: smollm2/L18.z."
+        ),
+    ],
     feature: Annotated[
         int | None, typer.Option(min=0, help="One feature; the most telling without it.")
     ] = None,
@@ -185,22 +200,20 @@ def show(
 
     Examples:
 
+      headscope sae show smollm2/L18.z
+
+      headscope sae show smollm2/L18.z --feature 7
+
       headscope sae show saes/smollm2
-
-      headscope sae show saes/smollm2/L18.z --top 20
-
-      headscope sae show saes/smollm2/L18.z --feature 7
     """
     quiet()
     from headscope import probes
     from headscope.app import machine, sae_tables
 
-    inside = (
-        sorted(p.parent for p in folder.glob("*/cfg.json")) if not (folder / "cfg.json").is_file() else []
-    )
+    inside = _inside(folder)
     if inside:
         found = [probes.load_sae(path) for path in inside]
-        _finish(found, as_json)
+        _finish(found, as_json, folder / inside[0].name)
         return
     bare = probes.load_sae(folder)
     name = model or (bare.card.model if bare.card else None)
@@ -214,7 +227,10 @@ def show(
             say_json(machine.as_json(sae_tables.record(whole) | {"features": listed}))
         else:
             out().print(sae_tables.summary([whole]))
+            out().print(sae_tables.SUMMARY_SAYS, markup=False)
             out().print(sae_tables.feature_table(listed))
+            for one in listed[:1]:
+                out().print(f"More      headscope sae show {folder} --feature {one['feature']}", markup=False)
         return
     described = sae_tables.described(loaded, whole, feature, top)
     if as_json:

@@ -16,7 +16,9 @@ from headscope.app.tokens import visible
 if TYPE_CHECKING:
     from headscope.probes import Model, Sae
 
-_LIVELY = (1e-4, 0.1)  # features active more rarely have too few examples, more often too many meanings
+_LIVELY = (1e-4, 0.01)  # features active more rarely have too few examples, more often too many meanings
+_SHORT = (5, 3)  # tokens before and after the most exciting one, where there is little room
+_FEW = 2  # examples of a feature in the table
 
 
 def record(sae: Sae) -> dict[str, Any]:
@@ -28,9 +30,10 @@ def record(sae: Sae) -> dict[str, Any]:
 def summary(saes: Sequence[Sae]) -> Table:
     """One line per SAE: what was measured on held-out text."""
     table = plain_table(
-        "Sparse autoencoders, on held-out text", "site", "kind", "features", "explained", "active", "dead",
-        "loss", "spliced", "zeroed",
+        "Sparse autoencoders, on held-out text", "site", "kind", "features", "EV", "L0", "dead", "loss",
+        "spliced", "zeroed",
     )  # fmt: skip
+    table.columns[1].no_wrap = True
     for sae in saes:
         start = [str(sae.site), sae.inner.cfg.architecture(), f"{sae.features:,}"]
         if sae.card is None:
@@ -43,6 +46,12 @@ def summary(saes: Sequence[Sae]) -> Table:
             f"{m.loss_zeroed.value:.3f}",
         )  # fmt: skip
     return table
+
+
+SUMMARY_SAYS = (
+    "EV: explained variance; L0: active features per token; loss in nats per token: untouched, with the "
+    "reconstruction spliced in, with zeros."
+)
 
 
 def listing(model: Model, sae: Sae, top: int) -> list[dict[str, Any]]:
@@ -102,16 +111,22 @@ def _examples(model: Model, seen: Any, feature: int) -> list[dict[str, Any]]:
 
 
 def feature_table(listed: Sequence[dict[str, Any]]) -> Table:
-    """One line per feature: its best example, and what it raises."""
-    table = plain_table("Features", "feature", "active on", "heads", "raises", "example")
+    """One line per feature: who writes it most, what it raises, and texts that excite it."""
+    table = plain_table("Features that stand out", "feature", "active", "head", "raises", "examples")
     for one in listed:
-        heads = " ".join(f"{h['head']} {h['share']:.0%}" for h in one.get("heads", [])[:2])
-        example = _strip(one["examples"][0]) if one["examples"] else Text("–")
+        heads = " ".join(f"{h['head']} {h['share']:.0%}" for h in one.get("heads", [])[:1])
+        examples = Text("\n").join(_strip(example, _SHORT) for example in _different(one["examples"]))
         table.add_row(
             str(one["feature"]), f"{one['frequency']:.2%}", heads or "–",
-            Text(" ".join(t["token"] for t in one["raises"])), example,
+            Text("\n".join(t["token"] for t in one["raises"])), examples or Text("–"),
         )  # fmt: skip
     return table
+
+
+def _different(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A few examples that do not say the same."""
+    said = {str(_strip(example, _SHORT)): example for example in reversed(examples)}
+    return list(said.values())[::-1][:_FEW]
 
 
 def print_feature(console: Console, one: dict[str, Any]) -> None:
@@ -133,10 +148,16 @@ def print_feature(console: Console, one: dict[str, Any]) -> None:
         console.print("It was active nowhere in the texts that were read.")
 
 
-def _strip(example: dict[str, Any]) -> Text:
-    """The tokens of an example, those that excite the feature in bold, the most exciting one reversed."""
-    most = max(map(abs, example["activations"]))
+def _strip(example: dict[str, Any], around: tuple[int, int] | None = None) -> Text:
+    """An example's tokens, those that excite the feature in bold, the most exciting one in «»."""
+    active = example["activations"]
+    peak = max(range(len(active)), key=lambda i: abs(active[i]))
+    first, stop = (0, len(active)) if around is None else (max(0, peak - around[0]), peak + around[1] + 1)
     text = Text()
-    for token, value in zip(example["tokens"], example["activations"], strict=True):
-        text.append(token, "reverse" if abs(value) == most else "bold" if value else "dim")
+    for i in range(first, min(stop, len(active))):
+        token = example["tokens"][i]
+        if i == peak:
+            text.append("«", "dim").append(token, "reverse").append("»", "dim")
+        else:
+            text.append(token, "bold" if active[i] else "dim")
     return text

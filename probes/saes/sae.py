@@ -159,11 +159,18 @@ def write_weights(
     write_atomically(folder / CONFIG, lambda p: p.write_text(json.dumps(config, indent=2) + "\n"))
 
 
+def shipped_saes() -> dict[str, Path]:
+    """The SAEs that come with headscope, by name, such as `smollm2/L18.z`, and where they lie."""
+    home = Path(__file__).parent / "weights"
+    return {str(path.parent.relative_to(home)): path.parent for path in sorted(home.glob(f"*/*/{CONFIG}"))}
+
+
 def load_sae(folder: str | Path, model: Model | None = None, *, site: Site | None = None) -> Sae:
     """Load an SAE in SAELens' format, trained here or elsewhere.
 
     Args:
-        folder: with `cfg.json` and `sae_weights.safetensors`.
+        folder: with `cfg.json` and `sae_weights.safetensors`, or the name of one that comes with
+            headscope (see `shipped_saes`), where no folder is called so.
         model: whose it should be; goes to its device, and is checked. Without headscope's card only
             the width can be.
         site: the place, for a folder that does not say it in TransformerLens' words.
@@ -174,6 +181,8 @@ def load_sae(folder: str | Path, model: Model | None = None, *, site: Site | Non
         HeadscopeError: SAELens is not installed.
     """
     path = Path(folder)
+    if not path.exists():
+        path = shipped_saes().get(str(folder), path)
     config = _config(path)
     card = read_json(path / CARD, SaeCard) if (path / CARD).is_file() else None
     where = card.site if card else site or _site(path, config)
@@ -197,7 +206,10 @@ def load_sae(folder: str | Path, model: Model | None = None, *, site: Site | Non
 def _config(path: Path) -> dict[str, Any]:
     missing = [name for name in (CONFIG, WEIGHTS) if not (path / name).is_file()]
     if missing:
-        raise BadFile(f"{str(path)!r} is no SAE's folder: it has no {' and no '.join(missing)}.")
+        shipped = ", ".join(shipped_saes())
+        raise BadFile(
+            f"{str(path)!r} is no SAE's folder: it has no {' and no '.join(missing)}. Shipped: {shipped}."
+        )
     try:
         config = json.loads((path / CONFIG).read_text())
     except (OSError, ValueError) as error:

@@ -35,6 +35,11 @@ def test_train_and_show(tmp_path: Path) -> None:
     assert RUN.invoke(app, ["sae", "show", str(out / "L1.z"), "--feature", "3"]).exit_code == 0
 
 
+def test_what_ships_is_listed_by_its_model() -> None:
+    shown = RUN.invoke(app, ["sae", "show", "smollm2"])
+    assert "L18.z" in shown.output and "headscope sae show smollm2/L18.z" in shown.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

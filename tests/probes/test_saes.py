@@ -27,6 +27,7 @@ from headscope.probes import (
     UnknownName,
     build_corpus,
     capture,
+    default_text,
     evidence,
     head_shares,
     load,
@@ -34,6 +35,7 @@ from headscope.probes import (
     logit_effect,
     measure_sae,
     sae_architectures,
+    shipped_saes,
     site_of,
     spliced,
     tapped,
@@ -385,3 +387,25 @@ def test_text_becomes_windows(smollm2: Model, tmp_path: Path) -> None:
     ):
         with pytest.raises(HeadscopeError, match=words):
             build_corpus(smollm2, texts, context=16)
+
+
+def test_what_ships_is_whole_and_small() -> None:
+    shipped = shipped_saes()
+    assert list(shipped) == ["smollm2/L18.z", "smollm2/L23.z"]
+    files = [file for folder in shipped.values() for file in folder.iterdir()]
+    assert sum(file.stat().st_size for file in files) < 12e6
+    for name, folder in shipped.items():
+        sae = load_sae(name)
+        assert sae.card is not None and str(sae.site) == name.split("/")[1]
+        assert sae.card.metrics.explained_variance.value > 0.8
+        assert Evidence.open(folder).ids.shape[0] == sae.features == 2304
+
+
+@pytest.mark.model
+def test_a_shipped_sae_reconstructs_the_model(smollm2: Model) -> None:
+    sae = load_sae("smollm2/L18.z", smollm2)
+    assert smollm2.tokenizer is not None
+    ids = smollm2.tokenizer(default_text()[20_000:23_000])["input_ids"][:256]
+    x = capture(smollm2, torch.tensor([ids]), [sae.site])[sae.site][0, 1:].float()
+    missed = (x - sae.decode(sae.encode(x))).square().sum() / (x - x.mean(0)).square().sum()
+    assert missed < 0.3

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from headscope.probes.circuits.circuit import Cost
 from headscope.probes.circuits.method import METHODS, Found, MethodSettings, Progress, head_nodes
-from headscope.probes.forward import Batch, answer_logits, batches
-from headscope.probes.inside import recording
+from headscope.probes.circuits.writes import mean_writes
+from headscope.probes.forward import batches
 from headscope.probes.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -42,11 +41,7 @@ class Difference:
         g = model.geometry
         found = torch.zeros(len(prompts), g.layers, g.heads, g.hidden)
         for batch in batches(model, prompts):
-            clean, twin = _means(model, batch), _means(model, batch.twin(model))
-            for layer in range(g.layers):
-                weight = model.output_weight(layer).float()
-                moved = torch.einsum("bhd,hdo->bho", clean[layer] - twin[layer], weight)
-                found[batch.index, layer] = moved.cpu()
+            found[batch.index] = (mean_writes(model, batch) - mean_writes(model, batch.twin(model))).cpu()
             progress(max(batch.index) + 1, len(prompts))
         mean = found.mean(0)
         size = mean.norm(dim=-1)
@@ -56,12 +51,3 @@ class Difference:
             head_nodes(size.double().numpy(), error), unit="length in the residual stream",
             note="Scores say how much a head's output differs, without a sign.",
         )  # fmt: skip
-
-
-def _means(model: Model, batch: Batch) -> list[Tensor]:
-    """Mean head outputs over the rows of each prompt. [B, H, D] a layer"""
-    with recording(model) as record:
-        answer_logits(model, batch.ids, batch.rows)
-    inside = torch.arange(batch.ids.shape[1], device=batch.ids.device) <= batch.rows[:, None]
-    share = inside.float() / inside.sum(1, keepdim=True)
-    return [torch.einsum("bthd,bt->bhd", z.float(), share.to(z.device)) for z in record.z]
