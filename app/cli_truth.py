@@ -74,7 +74,8 @@ def truth(
     headmap = heads.HeadMap.open(run)
     table = heads.truth_table(headmap, found, scores=tuple(score or ()), beside=maps, draws=draws, seed=seed)
     if target:
-        probes.write_atomically(target, lambda to: to.write_text(markdown(table, found.meta), "utf-8"))
+        page = markdown(table, found.meta, [headmap.rule(role).score for role in headmap.roles])
+        probes.write_atomically(target, lambda to: to.write_text(page, "utf-8"))
     if as_json:
         say_json(machine.as_json({"run": run} | machine.described(headmap) | as_records(table, found.meta)))
         return

@@ -38,7 +38,7 @@ def about(table: TruthTable, meta: AblationsMeta) -> str:
         f"prompts of {r.length:,} tokens is written, and in every row of {r.texts} windows of "
         f"{r.text_length} tokens of prose. Overlap and AUC: the {table.k} heads with the largest effect "
         f"(chance: {number(table.k / _heads(table), 2)} and 0.5). In brackets 95% intervals, heads and "
-        "prompts drawn anew. A minus sign: the lowest scores come first."
+        "prompts drawn anew. A minus sign: the score is read from its low end."
     )
 
 
@@ -55,8 +55,9 @@ def verdict(table: TruthTable) -> list[str]:
             continue
         best = cheap.iloc[0]
         top = table.ceiling[table.ceiling["effect"] == effect].iloc[0]
+        score = f"{'a low ' if best['low'] else ''}{best['score']}"
         said.append(
-            f"Of the scores that need no ablation, {best['score']} finds the heads behind "
+            f"Of the scores that need no ablation, {score} finds the heads behind "
             f"{title_of(str(effect))} best: AUC {_measure(best, 'auc')}, rank correlation "
             f"{_measure(best, 'spearman')}; half of the prompts predict the other half with "
             f"{_measure(top, 'auc')} and {_measure(top, 'spearman')}."
@@ -86,12 +87,21 @@ def print_truth(console: Console, table: TruthTable, meta: AblationsMeta, top: i
         console.print(sentence, markup=False)
 
 
-def markdown(table: TruthTable, meta: AblationsMeta) -> str:
-    """Everything as Markdown: both effects, and every score against every other."""
+def markdown(table: TruthTable, meta: AblationsMeta, roles: Sequence[str] = ()) -> str:
+    """Both effects against every score, and the scores against one another, as Markdown.
+
+    Args:
+        table: the table.
+        meta: how the effects were measured.
+        roles: the scores to set against one another, beside effects and estimates; all without any.
+    """
     parts = [about(table, meta), *verdict(table)]
     for effect in table.ceiling["effect"]:
         parts += [f"## What predicts {title_of(effect)}", _grid(HEADERS, rows_of(table, effect))]
-    parts += ["## Every score against every other", _matrix(table.between)]
+    named = dict.fromkeys([*table.between["a"], *table.between["b"]])
+    shown = [n for n in named if not roles or n in roles or n.startswith(("effect_", "estimate_"))]
+    words = "Rank correlations, ± half of the 95% interval (heads drawn anew)."
+    parts += ["## Scores against one another", words, _matrix(table.between, shown)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -122,8 +132,16 @@ def _grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _matrix(between: pd.DataFrame) -> str:
-    """Rank correlations with their intervals, a row a pair, the closest pairs first."""
-    order = between["spearman"].abs().sort_values(ascending=False, kind="stable").index
-    rows = [[f"{r['a']}` and `{r['b']}", _measure(r, "spearman")] for _, r in between.loc[order].iterrows()]
-    return _grid(("scores", "rank correlation"), rows)
+def _matrix(between: pd.DataFrame, names: Sequence[str]) -> str:
+    """A triangle: every named score against those before it."""
+    found = {(r["a"], r["b"]): r for _, r in between.iterrows()}
+    rows = []
+    for i, a in enumerate(names):
+        cells = [found.get((b, a), found.get((a, b))) for b in names[:i]]
+        rows.append([a, *("" if r is None else _spread(r) for r in cells), *[""] * (len(names) - i)])
+    return _grid(["", *(f"`{n}`" for n in names)], rows)
+
+
+def _spread(row: pd.Series) -> str:
+    half = (float(row["spearman_high"]) - float(row["spearman_low"])) / 2
+    return f"{number(float(row['spearman']), 2)} ± {number(half, 2)}".replace("-", "−")

@@ -35,8 +35,8 @@ class TruthTable:
             `spearman` (-1 ... 1), `overlap` (share of the k heads with the largest effect among the
             k that the score puts first, 0 ... 1), `auc` (chance that one of those k scores higher
             than one of the others, 0 ... 1, 0.5 by chance); each with a 95% interval `_low`,
-            `_high`. Where `spearman` is negative, `overlap` takes the k lowest (`low` says so).
-            Ordered by how far `auc` is from chance.
+            `_high`. Where `spearman` is negative the score is read from its low end (`low`):
+            `overlap` and `auc` are those of its negative. Highest `auc` first.
         between: one row per pair of scores: `a`, `b`, `spearman` with its interval.
         ceiling: like `against`, of the effect measured on one half of the prompts against the
             other half: what a score could reach that knew the effect itself, as far as half of
@@ -95,8 +95,7 @@ def truth_table(
     for name, values in effects.items():
         rivals = {n: c for n, c in chosen.items() if n != name}
         rows = pd.DataFrame(_against(rivals, values, k, draws, rng)).assign(effect=name)
-        order = (rows["auc"] - 0.5).abs().sort_values(ascending=False, kind="stable").index
-        against.append(rows.loc[order])
+        against.append(rows.sort_values("auc", ascending=False, kind="stable"))
         ceiling.append({"effect": name, "score": "the effect itself"} | _halves(values, k, draws, rng))
     between = _between(chosen, draws, rng)
     return TruthTable(pd.concat(against, ignore_index=True), between, pd.DataFrame(ceiling), k)
@@ -128,7 +127,7 @@ def agreement(score: Scores, effect: Scores, k: int, low: bool) -> tuple[float, 
     Args:
         score, effect: over the same heads, no NaN. [n]
         k: of the effect's largest.
-        low: whether the score's lowest count as its first.
+        low: whether the score is read from its low end, in overlap and AUC.
     """
     correlation = float(np.corrcoef(stats.rankdata(score), stats.rankdata(effect))[0, 1])
     top = np.zeros(len(effect), bool)
@@ -137,7 +136,8 @@ def agreement(score: Scores, effect: Scores, k: int, low: bool) -> tuple[float, 
     first = np.lexsort((top, score if low else -score))[:k]
     ranks = stats.rankdata(score)
     above = ranks[top].sum() - k * (k + 1) / 2
-    return correlation, float(top[first].mean()), float(above / (k * (len(score) - k)))
+    area = float(above / (k * (len(score) - k)))
+    return correlation, float(top[first].mean()), 1 - area if low else area
 
 
 def _against(
@@ -208,5 +208,8 @@ def _between(scores: Mapping[str, Scores], draws: int, rng: np.random.Generator)
 
 def _correlations(table: Scores) -> Scores:
     """Spearman's, pair by pair where both are known. [N, S] to [S, S]"""
-    found: Scores = pd.DataFrame(table).corr(method="spearman").to_numpy()
-    return found
+    if np.isfinite(table).all() and len(table[0]) > 1:  # the usual case, a hundred times faster
+        with np.errstate(invalid="ignore"):
+            found: Scores = np.corrcoef(stats.rankdata(table, axis=0), rowvar=False)
+        return found
+    return pd.DataFrame(table).corr(method="spearman").to_numpy(np.float64)
