@@ -76,7 +76,10 @@ def _lines(
     for place, i in enumerate(best):
         colour = hue.on(theme) if len(names) == 1 else colours[place % len(colours)]
         if np.isfinite(errors[:, i]).any():
-            figure.add_trace(_band(x, values[:, i], errors[:, i], colour))
+            # Several bands lie on one another; fainter, they can still be told apart.
+            figure.add_trace(
+                _band(x, values[:, i], errors[:, i], alpha(colour, 0.2 if len(best) < 3 else 0.06))
+            )
         figure.add_trace(_line(x, steps, values[:, i], names[i], colour, "solid"))
     if len(names) > 1:
         legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
@@ -124,7 +127,7 @@ def _band(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([y + spread, (y - spread)[::-1]]),
         fill="toself",
-        fillcolor=alpha(colour, 0.2),
+        fillcolor=colour,
         line={"width": 0},
         hoverinfo="skip",
         mode="lines",
