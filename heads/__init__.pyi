@@ -102,6 +102,7 @@ from .seeing import searching as searching
 from .seeing import under as under
 from .serving import Serving as Serving
 from .serving import kv_bytes as kv_bytes
+from .steps import Steps as Steps
 from .storage import read_json as read_json
 from .storage import read_meta as read_meta
 from .storage import read_table as read_table
