@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from headscope.heads import answered, captions, galleries_of, searching, under
 from headscope.probes import HeadId, Model, Picture, Spec, divergence, fit, gallery, generate, load, versions
@@ -95,6 +96,11 @@ def seconds(model: Model, pictures: tuple[Picture, ...]) -> dict[str, list[float
     return found
 
 
+def _rows(found: pd.DataFrame) -> Any:
+    """One object per row; what is not a number is null."""
+    return json.loads(found.round(4).to_json(orient="records"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -117,7 +123,7 @@ def main() -> None:
     def write(world: str, chosen: dict[str, list[tuple[Spec, ...]]], at: list[int]) -> None:
         writers = {name: [under(*s) for s in some] for name, some in chosen.items()}
         found = captions(model, writers, galleries_of(world, args.scenes, at))
-        add(f"{world} captions", found.round(4).to_dict("records"))
+        add(f"{world} captions", _rows(found))
 
     if args.part == "development":
         result["seeds"] = list(_DEVELOPMENT)
@@ -133,11 +139,11 @@ def main() -> None:
         few = {name: arms(model)[name] for name in ("untouched", "VHR", "VHR, all heads", "random heads")}
         for world in ("breaking", "neutral"):
             found = answered(model, few, galleries_of(world, args.scenes, seeds[:1]))
-            add(f"{world} questions", found.round(4).where(found.notna(), None).to_dict("records"))
+            add(f"{world} questions", _rows(found))
     if args.part == "search":
         writers = {"greedy": [under()], "beams": [searching()], "OPERA": [searching(1.0)]}
         found = captions(model, writers, galleries_of("breaking", args.scenes, seeds[:1]))
-        add("breaking captions", found.round(4).to_dict("records"))
+        add("breaking captions", _rows(found))
 
 
 if __name__ == "__main__":

@@ -158,13 +158,20 @@ def _row(found: NDArray[np.float64], base: NDArray[np.float64], seed: int) -> di
     row: dict[str, Any] = {}
     for name in _RATES:
         relative = name in ("hallucination", "words")
-        change = rates[name] / other[name] - 1 if relative else rates[name] - other[name]
-        changes = again[name] / other_again[name] - 1 if relative else again[name] - other_again[name]
+        change, changes = (
+            _over(a, b) - 1 if relative else a - b
+            for a, b in ((rates[name], other[name]), (again[name], other_again[name]))
+        )
         for label, value, scatter in ((name, rates[name], again[name]), (f"{name}_change", change, changes)):
-            low, high = np.quantile(scatter, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            low, high = np.nanquantile(scatter, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             row |= {label: float(value), f"{label}_low": float(low), f"{label}_high": float(high)}
     by_seed = _rates(found.mean(0).sum(1))["hallucination"]
     return row | {"by_seed": [round(float(v), 4) for v in by_seed]}
+
+
+def _over(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a / b; 1 where both are 0, NaN where only b is."""
+    return np.divide(a, b, out=np.where(a == b, 1.0, np.nan), where=b > 0)
 
 
 def answered(
