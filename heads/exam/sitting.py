@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from headscope.heads.detect import DETECTORS
 from headscope.heads.exam.grading import UNIFORM, Grade, grade
 from headscope.heads.presets import Portion, Preset
 from headscope.heads.scan import Progress, scan
@@ -42,7 +41,8 @@ class Examination(BaseModel):
     Attributes:
         grades: by model and role.
         answered: share of prompts answered right, by model and task.
-        ungraded: roles that detectors label and no planted head has.
+        ungraded: roles that a map labels and no planted head has. Roles that no prompt of the exam
+            can show, such as those of heads that look at pictures, are none of them.
         seed: of prompts and row samples.
     """
 
@@ -86,6 +86,7 @@ def examine(
         write_planted(write)
     grades: list[Grade] = []
     answered = {}
+    labels = {UNIFORM.role}
     for name in models or PLANTED:
         model = load(Path(write) / name, device="cpu", dtype="float32") if write else plant(name)
         headmap = scan(
@@ -94,8 +95,8 @@ def examine(
         )  # fmt: skip
         grades += grade(headmap, planted_truth(name))
         answered[name] = headmap.meta.accuracy
+        labels |= set(headmap.roles)
     planted = {g.role for g in grades if g.planted}
-    labels = {rule.role for detector in DETECTORS for rule in (*detector.rules, UNIFORM)}
     return Examination(
         grades=tuple(grades), answered=answered, ungraded=tuple(sorted(labels - planted)), seed=seed
     )

@@ -112,7 +112,10 @@ def test_the_planted_models_answer(sat: Examination) -> None:
 
 
 def test_every_label_of_every_detector_is_graded(sat: Examination) -> None:
-    labels = {rule.role for detector in DETECTORS for rule in detector.rules}
+    """But for the labels that take pictures: the planted models see none."""
+    labels = {
+        rule.role for detector in DETECTORS for rule in detector.rules if detector.name != "vision_aware"
+    }
     assert labels | {"uniform"} == ROLES
     assert sat.ungraded == ()
 
