@@ -153,6 +153,9 @@ def generate(
         list[Path] | None, typer.Option("--with", help="A spec of headscope intervene; repeat.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where to stop at the latest.")] = 64,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture to show to a vision-language model; repeat.")
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat/--plain", help="As a user's turn, or as the beginning of a text.")
     ] = True,
@@ -169,11 +172,14 @@ def generate(
       headscope generate smollm2 "What is the capital of France?"
 
       headscope generate smollm2 "Name three rivers." --with zero.json --max-new-tokens 40
+
+      headscope generate shapes "describe :" --image scene.png
     """
     quiet()
     from headscope import probes
     from headscope.app import machine
 
+    pictures = [probes.Picture.open(path) for path in image or ()]
     specs = [probes.Spec.open(path) for path in spec or ()]
     loaded = probes.load(model, device=device)
     for one in specs:
@@ -181,12 +187,14 @@ def generate(
 
     def write(*applied: probes.Spec) -> str:
         return probes.generate(
-            loaded, prompt, *applied, max_new_tokens=max_new_tokens, chat=chat, seed=sample
+            loaded, prompt, *applied, max_new_tokens=max_new_tokens, chat=chat, seed=sample, pictures=pictures
         )
 
     found = {"untouched": write()} | ({"with": write(*specs)} if specs else {})
     if as_json:
-        say_json(machine.as_json({"prompt": prompt, "specs": [str(p) for p in spec or ()]} | found))
+        asked = {"prompt": prompt, "specs": [str(p) for p in spec or ()]}
+        asked |= {"images": [str(path) for path in image]} if image else {}
+        say_json(machine.as_json(asked | found))
         return
     for name, text in found.items():
         if specs:
