@@ -50,15 +50,18 @@ class Visibility:
             [B, 1, stop - start, N], True where visible; None only when all queries are asked
             for and plain causal attention is meant.
         """
-        arguments = dict(self.arguments)
-        whole = start == 0 and stop == arguments["q_length"]
-        if not whole:
-            arguments |= {
-                "q_length": stop - start,
-                "q_offset": self.query_offset + start,
-                "allow_is_causal_skip": False,
-            }
-        mask: Tensor | None = sdpa_mask(**arguments)
+        if start == 0 and stop == self.arguments["q_length"]:
+            return self._whole
+        part = {
+            "q_length": stop - start, "q_offset": self.query_offset + start, "allow_is_causal_skip": False,
+        }  # fmt: skip
+        mask: Tensor | None = sdpa_mask(**(self.arguments | part))
+        return mask
+
+    @cached_property
+    def _whole(self) -> Tensor | None:
+        """The mask of the whole call, made once for all layers that share it."""
+        mask: Tensor | None = sdpa_mask(**self.arguments)
         return mask
 
     def starts(self, batch: int) -> tuple[int, ...]:

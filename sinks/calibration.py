@@ -96,6 +96,34 @@ def weights_of(call: AttentionCall, b: int, heads: list[int], rows: Tensor) -> t
     return torch.cat([scores, learned], -1).softmax(-1)[..., :-1], sees
 
 
+def weights_at(call: AttentionCall, rows: Tensor) -> Tensor:
+    """Attention weights of all heads in some rows of this call, all sequences at once, float32.
+
+    Args:
+        call: the call.
+        rows: rows of this call. [R]
+
+    Returns:
+        Weights [B, H, R, N]; NaN in rows that are padding.
+    """
+    batch, heads, _, width = call.q.shape
+    keys = call.k.shape[2]
+    q = call.q[:, :, rows].float().reshape(batch, call.k.shape[1], -1, width) * call.scaling
+    scores = (q @ call.k.float().transpose(-1, -2)).view(batch, heads, len(rows), keys)
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    mask = call.visible.fused(0, call.q.shape[2])
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, :, rows], -torch.inf)
+    elif call.q.shape[2] > 1:
+        key = torch.arange(keys, device=rows.device)
+        scores = scores.masked_fill(key > rows[:, None] + keys - call.q.shape[2], -torch.inf)
+    if call.sinks is None:
+        return scores.softmax(-1)
+    learned = call.sinks.float()[None, :, None, None].expand(batch, -1, len(rows), 1)
+    return torch.cat([scores, learned], -1).softmax(-1)[..., :-1]
+
+
 def shift(
     call: AttentionCall, b: int, heads: list[int], rows: Tensor, tally: Tally, rule: SinkRule, end: int | None
 ) -> Tensor:

@@ -21,7 +21,7 @@ from headscope.probes import (
     Settings,
     Spec,
 )
-from headscope.sinks.calibration import weights_of
+from headscope.sinks.calibration import weights_at
 from headscope.sinks.visual import FACTOR, FIRST_LAYER, SinkDimensions, find_dimensions, threshold
 
 _EMPTY = 1e-6  # a row with less mass than this on image tokens that are no sinks has nowhere to put it
@@ -59,9 +59,9 @@ def redistributed(
     """Attention weights after VAR. Rows keep their sums.
 
     Args:
-        weights: of heads H in rows R of text, over N keys. [H, R, N]
-        image: which keys are image tokens. [N]
-        sinks: which keys are sinks, text or image. [N]
+        weights: of heads H in rows R of text, over N keys. [..., H, R, N]
+        image: which keys are image tokens. [..., N], or with ones between as `weights` needs them
+        sinks: which keys are sinks, text or image; the same shape.
         settings: when to take how much.
         kept: the strength: the share of the change that is left out. [H, 1, 1] or a number
     """
@@ -81,6 +81,7 @@ class Redistributed:
         self.spec, self.settings = spec, settings
         self.dimensions = SinkDimensions(settings.dims, settings.level, threshold(width, settings.factor))
         self._sinks: dict[int, Tensor] = {}
+        self._strengths: dict[int, Tensor] = {}
 
     def inputs(self, layer: int, hidden: Tensor, past: int) -> None:
         """Note which of the tokens that come into a layer are sinks; the keys before are known."""
@@ -96,30 +97,41 @@ class Redistributed:
                 "VAR has to know which tokens are the image's: use a vision-language model, and hand it "
                 "token ids, not embeddings."
             )
+        queries = call.q.shape[2]
         held = slice(call.visible.key_offset, call.visible.key_offset + call.k.shape[2])
         image, sinks = rows.image[:, held], self._sinks[call.layer][:, held]
-        written = rows.image[:, rows.image.shape[1] - call.q.shape[2] :]
-        output = call.output
-        # A layer without visual sinks stays as it is.
-        for b in (image & sinks).any(-1).nonzero()[:, 0].tolist():
-            at = (rows.acts[b] & ~written[b]).nonzero()[:, 0]
-            if len(at):
-                output = output.clone() if output is call.output else output
-                self._edit(output, call, b, at, image[b], sinks[b])
+        # A sequence without visual sinks stays as it is in this layer.
+        text = rows.acts & ~rows.image[:, -queries:] & (image & sinks).any(-1, keepdim=True)
+        at = text.any(0).nonzero()[:, 0]
+        if not len(at):
+            return call.output
+        weights = weights_at(call, at)
+        change = (
+            redistributed(
+                weights, image[:, None, None], sinks[:, None, None], self.settings, self._kept(call)
+            )
+            - weights
+        )
+        change = change.masked_fill(~text[:, None, at, None], 0.0)
+        output = call.output.clone()
+        output[:, at] += _over_values(call, change).transpose(1, 2).to(output.dtype)
         return output
 
-    def _edit(
-        self, output: Tensor, call: AttentionCall, b: int, at: Tensor, image: Tensor, sinks: Tensor
-    ) -> None:
-        index = self.spec.of_layer(call.layer)
-        heads = [self.spec.heads[i].head for i in index]
-        kept = torch.tensor([self.spec.strengths[i] for i in index], device=at.device)[:, None, None]
-        weights, _ = weights_of(call, b, heads, at)
-        change = redistributed(weights, image, sinks, self.settings, kept) - weights
-        group = call.q.shape[1] // call.k.shape[1]
-        added = change @ call.v[b, [h // group for h in heads]].float()
-        mine = torch.tensor(heads, device=at.device)
-        output[b, at[:, None], mine] += added.transpose(0, 1).to(output.dtype)
+    def _kept(self, call: AttentionCall) -> Tensor:
+        """How much of the change every head leaves out; all of it where it has no part. [H, 1, 1]"""
+        if call.layer not in self._strengths:
+            kept = torch.ones(call.q.shape[1])
+            for i in self.spec.of_layer(call.layer):
+                kept[self.spec.heads[i].head] = self.spec.strengths[i]
+            self._strengths[call.layer] = kept[:, None, None].to(call.q.device)
+        return self._strengths[call.layer]
+
+
+def _over_values(call: AttentionCall, weights: Tensor) -> Tensor:
+    """What heads put out with these weights. [B, H, R, D] of [B, H, R, N]"""
+    batch, heads, count, keys = weights.shape
+    grouped = weights.reshape(batch, call.v.shape[1], -1, keys) @ call.v.float()
+    return grouped.view(batch, heads, count, -1)
 
 
 @INTERVENTIONS.register
