@@ -58,6 +58,7 @@ class Passes:
     _pieces: bool = False
     _fired: set[tuple[int, int]] = field(default_factory=set)
     _called: dict[str, Any] = field(default_factory=dict)
+    _rows: dict[tuple[int, int, str, torch.device], Rows] = field(default_factory=dict)
     _image_token: int | None = None
     _image: Tensor | None = None
 
@@ -116,11 +117,17 @@ class Passes:
         self._fired.add((spec, layer))
 
     def rows(self, batch: int, tokens: int, positions: Positions, device: torch.device) -> Rows:
-        """The rows of the pass at hand.
+        """The rows of the pass at hand: worked out by the first layer that asks, the same for the others.
 
         Raises:
             Refused: `positions` asks where the prompt ends, and that is not known.
         """
+        key = batch, tokens, positions, device
+        if key not in self._rows:
+            self._rows[key] = self._found(batch, tokens, positions, device)
+        return self._rows[key]
+
+    def _found(self, batch: int, tokens: int, positions: Positions, device: torch.device) -> Rows:
         start = torch.zeros(1, dtype=torch.long) if self._start is None else self._start
         at = self._past + torch.arange(tokens, device=device) - start.to(device)[:, None]
         at = at.expand(batch, tokens)
@@ -139,6 +146,7 @@ class Passes:
 
     def _begin(self, given: dict[str, Any]) -> None:
         called, self._called = self._called, {}
+        self._rows.clear()
         cache, mask = given.get("past_key_values"), given.get("attention_mask")
         if isinstance(mask, dict) and called:  # made of this one, for each kind of layer
             mask = called.get("attention_mask")

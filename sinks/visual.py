@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from headscope.probes import (
 
 FACTOR = 20 / math.sqrt(4096)
 FIRST_LAYER = 2  # what goes into the first two has no massive activations yet
-_RARE = 0.25  # a dimension that is huge in more than this share of the text tells no sink from the rest
+_RARE = 0.25  # huge in more of the text (and in more than one token), it tells no sink from the rest
 _TEXT = 64  # tokens of the text in which dimensions are looked for
 
 
@@ -58,13 +58,25 @@ class SinkDimensions:
     dims: tuple[int, ...]
     level: tuple[tuple[float, ...], ...]
     tau: float
+    _kept: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def sinks(self, layer: int, hidden: Tensor) -> Tensor:
         """Which tokens are sinks, by the input of a layer [..., n, d]; none in the first two. [..., n]"""
         if layer < FIRST_LAYER or not self.dims:
             return torch.zeros(hidden.shape[:-1], dtype=torch.bool, device=hidden.device)
-        size = relative_size(hidden)[..., list(self.dims)]
-        return (size - torch.tensor(self.level[layer], device=size.device) > self.tau).any(-1)
+        dims, least = self._on(layer, hidden.device)
+        x = hidden.float()
+        root = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
+        return (x[..., dims].abs() > least * root).any(-1)
+
+    def _on(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The dimensions, and the least size of a sink there, moved to the device once."""
+        if (layer, device) not in self._kept:
+            least = torch.tensor(self.level[layer]) + self.tau
+            self._kept[layer, device] = torch.tensor(self.dims, device=device), least.to(device)
+        return self._kept[layer, device]
 
 
 def standing_out(
@@ -78,8 +90,9 @@ def standing_out(
         tau: see `threshold`.
     """
     of_text = size[FIRST_LAYER:][..., text]
-    huge = (of_text - np.median(of_text, -1, keepdims=True) > tau).mean(-1)
-    found, count = np.unique(dim[FIRST_LAYER:][(huge > 0) & (huge <= _RARE)], return_counts=True)
+    huge = (of_text - np.median(of_text, -1, keepdims=True) > tau).sum(-1)
+    few = (huge > 0) & (huge <= max(1, _RARE * of_text.shape[-1]))
+    found, count = np.unique(dim[FIRST_LAYER:][few], return_counts=True)
     return tuple(int(d) for d in found[2 * count >= len(of_text)])
 
 

@@ -24,6 +24,7 @@ from headscope.probes import (
 from headscope.sinks.calibration import weights_at
 from headscope.sinks.visual import FACTOR, FIRST_LAYER, SinkDimensions, find_dimensions, threshold
 
+_FIRST = torch.zeros(1, dtype=torch.long)
 _EMPTY = 1e-6  # a row with less mass than this on image tokens that are no sinks has nowhere to put it
 
 
@@ -53,25 +54,27 @@ class VarSettings(Settings):
         return self.model_dump(exclude={"dims", "level"})
 
 
-def redistributed(
+def changed(
     weights: Tensor, image: Tensor, sinks: Tensor, settings: VarSettings, kept: Tensor | float = 0.0
 ) -> Tensor:
-    """Attention weights after VAR. Rows keep their sums.
+    """What VAR adds to attention weights; it sums to 0 in every row.
 
     Args:
         weights: of heads H in rows R of text, over N keys. [..., H, R, N]
-        image: which keys are image tokens. [..., N], or with ones between as `weights` needs them
+        image: which keys are image tokens. [N], or [..., 1, N] for all heads alike
         sinks: which keys are sinks, text or image; the same shape.
         settings: when to take how much.
         kept: the strength: the share of the change that is left out. [H, 1, 1] or a number
     """
-    seen, away = weights * image, weights * (image & ~sinks)
-    mass, free = seen.sum(-1, keepdim=True), away.sum(-1, keepdim=True)
+    away = image & ~sinks
+    kinds = torch.stack([image, away, sinks], -1).to(weights.dtype)
+    mass, free, sunk = (weights @ kinds).split(1, -1)
     centric = (
         (mass >= settings.min_image_mass) & (free >= settings.min_nonsink_ratio * mass) & (free > _EMPTY)
     )
-    taken = centric * settings.take_fraction * (1 - kept) * (weights * sinks)
-    return weights - taken + taken.sum(-1, keepdim=True) * away / free.clamp_min(_EMPTY)
+    taken = centric * settings.take_fraction * (1 - kept)
+    given = taken * sunk / free.clamp_min(_EMPTY)
+    return weights * (given * away.unsqueeze(-2) - taken * sinks.unsqueeze(-2))
 
 
 class Redistributed:
@@ -102,19 +105,17 @@ class Redistributed:
         image, sinks = rows.image[:, held], self._sinks[call.layer][:, held]
         # A sequence without visual sinks stays as it is in this layer.
         text = rows.acts & ~rows.image[:, -queries:] & (image & sinks).any(-1, keepdim=True)
-        at = text.any(0).nonzero()[:, 0]
+        at = text.any(0).nonzero()[:, 0] if queries > 1 else _FIRST.to(text.device)
         if not len(at):
             return call.output
         weights = weights_at(call, at)
-        change = (
-            redistributed(
-                weights, image[:, None, None], sinks[:, None, None], self.settings, self._kept(call)
-            )
-            - weights
-        )
+        change = changed(weights, image[:, None], sinks[:, None], self.settings, self._kept(call))
         change = change.masked_fill(~text[:, None, at, None], 0.0)
+        added = _over_values(call, change).transpose(1, 2).to(call.output.dtype)
+        if queries == 1:
+            return call.output + added
         output = call.output.clone()
-        output[:, at] += _over_values(call, change).transpose(1, 2).to(output.dtype)
+        output[:, at] += added
         return output
 
     def _kept(self, call: AttentionCall) -> Tensor:

@@ -29,7 +29,7 @@ from headscope.probes import (
     residual_stream,
 )
 from headscope.sinks import find_dimensions
-from headscope.sinks.interventions.var import VarSettings, redistributed
+from headscope.sinks.interventions.var import VarSettings, changed
 
 LAYERS, WIDTH, DIMENSION, SIDE = 5, 64, 17, 4
 BORDER = [i for i in range(SIDE**2) if {i // SIDE, i % SIDE} & {0, SIDE - 1}]
@@ -114,7 +114,7 @@ def test_mass_moves_as_stated(
     weights = (3 * torch.randn(2, rows, 12, generator=random)).double().softmax(-1)
     image, sinks = (torch.rand(12, generator=random) < 0.5 for _ in range(2))
     settings = VarSettings(take_fraction=fraction, min_nonsink_ratio=ratio, min_image_mass=least)
-    new = redistributed(weights, image, sinks, settings, kept)
+    new = weights + changed(weights, image, sinks, settings, kept)
     torch.testing.assert_close(new.sum(-1), weights.sum(-1))
     assert torch.equal(new[..., ~image & ~sinks], weights[..., ~image & ~sinks])
     mass, free = weights[..., image].sum(-1), weights[..., image & ~sinks].sum(-1)

@@ -1,0 +1,102 @@
+"""What VAR costs while a caption is written: CPU time with it over without, at equal length.
+
+    python benchmarks/var_time.py
+
+`shapes` has no sinks of its own, so that VAR has nothing to do there; it is timed as it is, and with
+sinks planted: the border patches and the first token get one huge component, and every head that VAR
+is asked for is edited in every row of text.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+
+import torch
+
+from headscope.probes import TASKS, Model, Prompt, Spec, applied, fit, load
+
+OUT = Path(__file__).parent / "results" / "var_time_cpu.json"
+DIMENSION, SIZE, TOKENS, ROUNDS = 17, 60.0, 40, 9
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    model = load("shapes", device="cpu")
+    model.hf.generation_config.eos_token_id = None
+    task = TASKS["scenes"]
+    shown = task.prompts(model.reader(task), lengths=[64], per_length=8, seed=3, haystack=None)
+    assert model.vision
+    prompts = [model.vision.prompt("describe :", p.pictures) for p in shown]
+    found = {}
+    for name, plant in (("as it is", False), ("sinks planted", True)):
+        with ExitStack() as stack:
+            if plant:
+                stack.callback(planted(model))
+            spec = fit(model, "var", prompts=prompts[:4], min_nonsink_ratio=0.0, min_image_mass=0.0)
+            for batch in (1, 8):
+                found[f"{name}, batch of {batch}"] = compared(model, spec, prompts[:batch])
+        found[f"{name}, sink dimensions"] = spec.settings["dims"]
+    print(json.dumps(found, indent=2))
+    OUT.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def planted(model: Model) -> object:
+    """Plant sinks; what is returned takes them away again."""
+    side = model.hf.config.vision_config.image_size // model.hf.config.vision_config.patch_size
+    border = [i for i in range(side**2) if {i // side, i % side} & {0, side - 1}]
+    table = model.hf.get_input_embeddings().weight
+    before = table[1, DIMENSION].item()
+
+    def plant(_: object, args: object, features: torch.Tensor) -> torch.Tensor:
+        out = features.clone()
+        out[:, border, DIMENSION] += SIZE
+        return out
+
+    hook = model.hf.model.multi_modal_projector.register_forward_hook(plant)
+    with torch.no_grad():
+        table[1, DIMENSION] = SIZE
+
+    def undo() -> None:
+        hook.remove()
+        with torch.no_grad():
+            table[1, DIMENSION] = before
+
+    return undo
+
+
+def compared(model: Model, spec: Spec, prompts: list[Prompt]) -> dict[str, float]:
+    """Milliseconds a caption, median of the rounds, plain and VAR in turn; the median of their ratios."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(ROUNDS + 1):
+        for on in (False, True):
+            seconds[on].append(written(model, prompts, spec if on else None))
+    plain, var = (seconds[on][1:] for on in (False, True))
+    ratios = [b / a for a, b in zip(plain, var, strict=True)]
+    return {
+        "plain_ms": round(1000 * statistics.median(plain) / len(prompts), 1),
+        "var_ms": round(1000 * statistics.median(var) / len(prompts), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_low": round(min(ratios), 3),
+        "ratio_high": round(max(ratios), 3),
+    }
+
+
+@torch.no_grad()
+def written(model: Model, prompts: list[Prompt], spec: Spec | None) -> float:
+    """CPU seconds of captions of TOKENS tokens."""
+    inputs = model.inputs(prompts)
+    mask = torch.ones_like(inputs["input_ids"])
+    with applied(model, spec) if spec else nullcontext():
+        began = time.process_time()
+        model.hf.generate(
+            **inputs, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
+        )
+        return time.process_time() - began
+
+
+if __name__ == "__main__":
+    main()
