@@ -105,6 +105,8 @@ def intervene(
     print_effect(out(), spec, found, len(asked))
     if told is not None:
         print_told(out(), told, conflict=task == "conflict")
+    if chosen is None and spec.source.note:
+        out().print(f"Found   {spec.source.note}", markup=False)
     if spec_file:
         out().print(f"Spec    {spec_file}", markup=False)
 

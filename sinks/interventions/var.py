@@ -100,6 +100,8 @@ class Redistributed:
                 "VAR has to know which tokens are the image's: use a vision-language model, and hand it "
                 "token ids, not embeddings."
             )
+        if not self.dimensions.dims:
+            return call.output
         queries = call.q.shape[2]
         held = slice(call.visible.key_offset, call.visible.key_offset + call.k.shape[2])
         image, sinks = rows.image[:, held], self._sinks[call.layer][:, held]
