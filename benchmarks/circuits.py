@@ -183,7 +183,7 @@ def main() -> None:
             results[grain] = list(rows.values())
             save()
     if "stability" in args.parts:
-        drawn = pairs(model, args.task, max(args.counts), seed=args.seed + 1)
+        drawn = pairs(model, args.task, 2 * max(args.counts), seed=args.seed + 1)
         truth = [HeadId.parse(h["head"]) for h in results["recall"]["exact"]["top"][:TOP]]
         for method in args.methods:
             found = stability(model, drawn, [method], counts=args.counts, seeds=args.seeds, truth=truth)

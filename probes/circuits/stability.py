@@ -38,7 +38,7 @@ def stability(
 
     Args:
         model: the model.
-        task: prompts to draw from; numbers larger than there are prompts are left out.
+        task: prompts to draw from; numbers above half of them are left out, since draws would coincide.
         methods: names in `METHODS`.
         counts: numbers of prompts.
         seeds: one draw and one run of the method each.
@@ -52,7 +52,7 @@ def stability(
         top heads of two seeds), `seconds` (mean of a run), and, with a truth, `auc`, `auc_sd`, `recall`,
         `recall_sd` (mean and standard deviation over seeds).
     """
-    fitting = [n for n in counts if n <= len(task.prompts)]
+    fitting = [n for n in counts if 2 * n <= len(task.prompts)]
     rows, done, total = [], 0, len(methods) * len(fitting) * len(seeds)
     for method in methods:
         for count in fitting:
