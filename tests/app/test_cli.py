@@ -36,7 +36,7 @@ def process(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        *("scan", "gates", "prove", "intervene", "generate"),
+        *("scan", "gates", "prove", "intervene", "generate", "evaluate"),
         *("attribute", "verify", "sweep", "policy choose", "policy show", "policy compare"),
         *("show", "compare", "report"),
         *("app", "export", "import", "schema", "list", "models"),
