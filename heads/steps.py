@@ -39,6 +39,9 @@ class Steps:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ids, self._logits = torch.empty(0), torch.empty(0)
         self._left = 0
+        held = layers[0].dense or layers[0].stream
+        assert held is not None
+        self._sequences = held[0].shape[0]
 
     def __enter__(self) -> Steps:
         length = self._layers[0].length
@@ -61,8 +64,14 @@ class Steps:
         every call runs as ever.
 
         Raises:
-            Refused: the model does something in a step that cannot be recorded.
+            HeadscopeError: ids is not one token for every sequence of the cache.
+            Refused: the model does something in a step that cannot be recorded; the cache is as before.
         """
+        if ids.shape != (self._sequences, 1):
+            raise HeadscopeError(
+                f"ids has the shape {list(ids.shape)}; a step takes one token of every sequence, "
+                f"[{self._sequences}, 1]."
+            )
         if not self._left:
             self._make_room()
         self._left -= 1
@@ -71,7 +80,7 @@ class Steps:
             for layer in self._layers:
                 layer.length += 1
             self._graph.replay()
-        elif self._ids.shape == ids.shape and ids.is_cuda:
+        elif len(self._ids) and ids.is_cuda:
             self._record(ids)
         else:
             self._ids = ids.clone()
@@ -95,11 +104,13 @@ class Steps:
 
     def _record(self, ids: Tensor) -> None:
         self._ids.copy_(ids)
-        graph = torch.cuda.CUDAGraph()
+        graph, length = torch.cuda.CUDAGraph(), self._layers[0].length
         try:
             with torch.cuda.graph(graph):
                 self._run()
         except RuntimeError as error:
+            for layer in self._layers:
+                layer.rewind(length)
             raise Refused(
                 f"A step of {self._model.name!r} cannot be recorded: {str(error).splitlines()[0]}"
             ) from error

@@ -117,6 +117,10 @@ class HeadwiseLayer(CacheLayerMixin):
             k, v = (grow(x, self.length + room, self.length) for x in self.dense)
             self.dense = k, v
 
+    def rewind(self, length: int) -> None:
+        """Go back to so many keys, from a step that was recorded and never ran."""
+        self.length, self._fresh = length, None
+
     def _append(self, k: Tensor, v: Tensor, before: int) -> None:
         groups = self.plan.dense_groups
         if groups:

@@ -209,6 +209,10 @@ def test_steps_need_a_filled_cache(llama: Model) -> None:
             served.steps(served.cache())
         with pytest.raises(HeadscopeError, match="room is 0"):
             served.steps(served.cache(), room=0)
+        cache = served.cache()
+        llama.hf(ids_for(llama, 4), past_key_values=cache)
+        with served.steps(cache) as step, pytest.raises(HeadscopeError, match=r"\[2, 1\]; .*, \[1, 1\]"):
+            step(torch.zeros(2, 1, dtype=torch.long))
 
 
 def test_the_cache_holds_what_the_policy_says(llama: Model) -> None:
