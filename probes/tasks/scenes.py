@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from headscope.probes.errors import HeadscopeError
 from headscope.probes.pictures import Picture
 from headscope.probes.prompts import TASKS, Prompt
-from headscope.probes.toys.shapes.raster import images, render
-from headscope.probes.toys.shapes.scenes import COLOURS, SHAPES, Scenes, draw
-from headscope.probes.vision import Vision
+
+if TYPE_CHECKING:
+    from headscope.probes.toys.shapes.scenes import Scenes
+    from headscope.probes.vision import Vision
 
 _PLAIN = 1.0  # opacity and saturation: nothing in these pictures is hard to see
 
@@ -33,6 +33,12 @@ class SceneQuestions:
     def prompts(
         self, tokenizer: Any, *, lengths: Sequence[int], per_length: int, seed: int, haystack: str | None
     ) -> list[Prompt]:
+        import torch  # only who asks for pictures pays for it
+
+        from headscope.probes.toys.shapes.raster import images, render
+        from headscope.probes.toys.shapes.scenes import COLOURS, SHAPES, draw
+        from headscope.probes.vision import Vision
+
         if not isinstance(tokenizer, Vision):
             raise HeadscopeError(f"{self.name!r} shows pictures: it needs a model's vision, not a tokenizer.")
         dice = torch.Generator().manual_seed(seed)
@@ -49,8 +55,8 @@ class SceneQuestions:
 
 def _solid(scenes: Scenes) -> Scenes:
     """The same scenes with nothing faint or pale in them."""
-    one = torch.full_like(scenes.opacity, _PLAIN)
-    return Scenes(scenes.present, scenes.colour, scenes.count, one, one, scenes.cells)
+    plain = scenes.opacity.new_full(scenes.opacity.shape, _PLAIN)
+    return replace(scenes, opacity=plain, saturation=plain)
 
 
 def _asked(task: str, vision: Vision, image: Any, shape: str, colour: str) -> Prompt:
