@@ -26,8 +26,8 @@ from .circuits.pairs import Pairs as Pairs
 from .circuits.pairs import pairs as pairs
 from .circuits.stability import stability as stability
 from .each_head import each_head as each_head
+from .each_head import each_head_loss as each_head_loss
 from .each_slope import each_head_estimate as each_head_estimate
-from .each_text import each_head_loss as each_head_loss
 from .effects import METRICS as METRICS
 from .effects import Effects as Effects
 from .errors import BadFile as BadFile

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -20,12 +18,6 @@ from headscope.app.cli import app
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md"))
-COMMANDS = [
-    (page.relative_to(DOCS).as_posix(), line)
-    for page in PAGES
-    for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.S)
-    for line in re.findall(r"^\$ headscope (.*?)(?: +# .*)?$", block, re.M)
-]
 
 
 @pytest.fixture(scope="module")
@@ -96,17 +88,3 @@ def test_every_command_and_option_is_on_the_page_of_commands(site: Path) -> None
         for param in command.params:
             if param.param_type_name == "option":
                 assert all(option in page for option in param.opts), (name, param.opts)
-
-
-@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{p}: {c}" for p, c in COMMANDS])
-def test_commands_in_the_guide_are_ones(page: str, line: str) -> None:
-    """Every option that a page writes exists and takes that kind of value."""
-    words, commands = shlex.split(line), _commands()
-    name = " ".join(words[:2]) if " ".join(words[:2]) in commands else words[0]
-    assert name in commands, line
-    try:
-        commands[name].make_context(name, words[len(name.split()) :])
-    except click.exceptions.Exit:
-        pass
-    except click.ClickException as error:
-        pytest.fail(f"{page}: headscope {line}: {error.format_message()}")
