@@ -53,10 +53,12 @@ def evaluate(
       headscope intervene vhr shapes --task scenes --positions generated --out vhr.json
 
       headscope evaluate shapes --with vhr.json --world breaking --strength 0.5
+
+    In a run folder, what --json prints is shown by the dashboard.
     """
     quiet()
     from headscope import heads, probes
-    from headscope.app import machine
+    from headscope.app import machine, tables_evaluate
     from headscope.app.progress import counting
 
     worlds = list(dict.fromkeys(world or probes.WORLDS))
@@ -92,12 +94,7 @@ def evaluate(
         console.print(_captions(name, two["captions"]))
         if "questions" in two:
             console.print(_questions(name, two["questions"]))
-    console.print(
-        "hallucination: share of the kinds named that are absent or in another colour; captions: share with "
-        "any; change: relative to the first row, paired; 95% bootstrap intervals over "
-        f"{scenes * seeds} pictures of {seeds} seeds.",
-        markup=False,
-    )
+    console.print(tables_evaluate.about(scenes * seeds, seeds), markup=False)
 
 
 def _tell(progress: Callable[[int, int], None], before: int, total: int, count: int) -> None:
@@ -106,39 +103,23 @@ def _tell(progress: Callable[[int, int], None], before: int, total: int, count: 
 
 def _captions(world: str, found: pd.DataFrame) -> Table:
     from headscope.app.tables import plain_table
+    from headscope.app.tables_evaluate import CAPTION_HEADERS, caption_cells
 
-    table = plain_table(
-        f"Captions of {world} scenes",
-        *("", "hallucination", "95%", "change", "95%", "captions", "recall", "words"),
-    )
+    table = plain_table(f"Captions of {world} scenes", *CAPTION_HEADERS)
     for column in table.columns[1:]:
         column.justify = "right"
-    for i, row in found.iterrows():
-        table.add_row(
-            str(row["arm"]), f"{row['hallucination']:.1%}", _range(row, "hallucination", ".1%"),
-            f"{row['hallucination_change']:+.1%}" if i else "",
-            _range(row, "hallucination_change", "+.1%") if i else "", f"{row['captions']:.1%}",
-            f"{row['recall']:.1%}", f"{row['words']:.1f}",
-        )  # fmt: skip
+    for i, row in enumerate(found.to_dict("records")):
+        table.add_row(*caption_cells(row, first=not i))
     return table
-
-
-def _range(row: pd.Series, name: str, form: str) -> str:
-    return f"{row[f'{name}_low']:{form}} … {row[f'{name}_high']:{form}}"
 
 
 def _questions(world: str, found: pd.DataFrame) -> Table:
     from headscope.app.tables import plain_table
+    from headscope.app.tables_evaluate import QUESTION_HEADERS, question_cells
 
-    table = plain_table(
-        f"Questions about {world} scenes", *("", "kind", "right", "95%", "precision", "recall", "F1", "yes")
-    )
+    table = plain_table(f"Questions about {world} scenes", *QUESTION_HEADERS)
     for column in table.columns[2:]:
         column.justify = "right"
-    for _, row in found.iterrows():
-        graded = row["f1"] == row["f1"]  # NaN where the answer is not yes or no
-        more = [f"{row[c]:.0%}" if graded else "" for c in ("precision", "recall", "f1", "yes_rate")]
-        table.add_row(
-            str(row["arm"]), str(row["kind"]), f"{row['accuracy']:.1%}", _range(row, "accuracy", ".0%"), *more
-        )
+    for row in found.to_dict("records"):
+        table.add_row(*question_cells(row))
     return table

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -38,6 +39,7 @@ def print_proof(console: Console, headmap: HeadMap, proof: Proof) -> None:
     console.print(f"causal: {headmap.meta.columns['causal'].about}", markup=False)
 
 
+EFFECT_HEADERS = ("", "right", "95%", "log-probability", "change", "loss on prose", "change")
 _WHAT = {
     "untouched": "untouched",
     "intervention": "the intervention",
@@ -48,25 +50,12 @@ _WHAT = {
 
 def print_effect(console: Console, spec: Spec, found: pd.DataFrame, prompts: int) -> None:
     """Before, after, and the controls."""
-    table = plain_table(
-        f"{spec.method} on {len(spec.heads)} heads of {spec.model}, {spec.positions} rows",
-        *("", "right", "95%", "log-probability", "change", "loss on prose", "change"),
-    )
+    title = f"{spec.method} on {len(spec.heads)} heads of {spec.model}, {spec.positions} rows"
+    table = plain_table(title, *EFFECT_HEADERS)
     for column in table.columns[1:]:
         column.justify = "right"
-    for _, row in found.iterrows():
-        first = row["what"] == "untouched"
-        low, high = float(row["right_low"]), float(row["right_high"])
-        cells = (
-            _WHAT[str(row["what"])],
-            f"{row['right']:.0%}",
-            f"{low:.0%} … {high:.0%}" if low == low else "–",
-            with_error(row["logprob"], row["logprob_se"]),
-            "" if first else with_error(row["change"], row["change_se"]),
-            number(row["loss"]),
-            "" if first else with_error(row["loss_change"], row["loss_change_se"]),
-        )
-        table.add_row(*map(Text, cells))
+    for row in found.to_dict("records"):
+        table.add_row(*map(Text, effect_cells(row)))
     console.print(table)
     names = " ".join(map(str, spec.heads[:_ALONE])) + (" …" if len(spec.heads) > _ALONE else "")
     console.print(f"Heads: {names}", markup=False)
@@ -79,15 +68,38 @@ def print_effect(console: Console, spec: Spec, found: pd.DataFrame, prompts: int
 
 def print_told(console: Console, found: pd.DataFrame, conflict: bool) -> None:
     """Which answers are given, before and after; in a conflict they are memory's and the context's."""
-    names = ("memory", "context") if conflict else ("right", "wrong")
-    table = plain_table("Answers, by their first token", "", *names, "other")
+    table = plain_table("Answers, by their first token", *told_headers(conflict))
     for column in table.columns[1:]:
         column.justify = "right"
-    for _, row in found.iterrows():
-        cells = [_WHAT[str(row["what"])]]
-        for name in ("right", "wrong", "other"):
-            low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
-            interval = f" ({low:.0%} … {high:.0%})" if low == low else ""
-            cells.append(f"{row[name]:.0%}{interval}")
-        table.add_row(*map(Text, cells))
+    for row in found.to_dict("records"):
+        table.add_row(*map(Text, told_cells(row)))
     console.print(table)
+
+
+def effect_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """One row of `effect`, in the order of `EFFECT_HEADERS`."""
+    first, low, high = row["what"] == "untouched", float(row["right_low"]), float(row["right_high"])
+    return (
+        _WHAT[str(row["what"])],
+        f"{row['right']:.0%}",
+        f"{low:.0%} … {high:.0%}" if low == low else "–",
+        with_error(row["logprob"], row["logprob_se"]),
+        "" if first else with_error(row["change"], row["change_se"]),
+        number(row["loss"]),
+        "" if first else with_error(row["loss_change"], row["loss_change_se"]),
+    )
+
+
+def told_headers(conflict: bool) -> tuple[str, ...]:
+    """What the answers are called; in a conflict they are memory's and the context's."""
+    return ("", "memory", "context", "other") if conflict else ("", "right", "wrong", "other")
+
+
+def told_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """One row of `told`, in the order of `told_headers`."""
+    cells = [_WHAT[str(row["what"])]]
+    for name in ("right", "wrong", "other"):
+        low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
+        interval = f" ({low:.0%} … {high:.0%})" if low == low else ""
+        cells.append(f"{row[name]:.0%}{interval}")
+    return tuple(cells)

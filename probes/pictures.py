@@ -54,9 +54,9 @@ class Picture:
         return cls._read(Path(source).expanduser())
 
     @classmethod
-    def decoded(cls, png: bytes) -> Picture:
-        """The picture that `png` belongs to; refused in the same way as a file."""
-        return cls._read(io.BytesIO(png), "A stored picture")
+    def decoded(cls, content: bytes, called: str = "A stored picture") -> Picture:
+        """The picture in the content of a file; refused in the same way, with these words for a name."""
+        return cls._read(io.BytesIO(content), called)
 
     @classmethod
     def _read(cls, source: Path | io.BytesIO, called: str = "") -> Picture:

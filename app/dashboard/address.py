@@ -39,7 +39,7 @@ def kept(*prefixes: str) -> dict[str, str]:
 
 def choose(
     label: str, name: str, options: Sequence[str], default: str, *, say: Callable[[str], str] = str,
-    hidden: bool = False, buttons: bool = False,
+    hidden: bool = False, buttons: bool = False, help: str = "",
 ) -> str:  # fmt: skip
     """One of `options`, as a list to choose from or a row of buttons."""
     key = f"address-{name}"
@@ -51,6 +51,7 @@ def choose(
     how: dict[str, Any] = {
         "key": key, "format_func": lambda o: plain(say(o)) if buttons else say(o), "on_change": _written,
         "args": (name, key, default), "label_visibility": "collapsed" if hidden else "visible",
+        "help": plain(help) or None,
     }  # fmt: skip
     if buttons:
         st.segmented_control(label, options, required=True, **how)
@@ -87,17 +88,17 @@ def slide(
     st.session_state[key] = wanted
     st.slider(
         label, low, high, step=step or _step(high - low), format=form, key=key,
-        on_change=_written, args=(name, key, default), help=help or None,
+        on_change=_written, args=(name, key, default), help=plain(help) or None,
     )  # fmt: skip
     return wanted
 
 
-def switch(label: str, name: str) -> bool:
-    """Something that is off unless it is switched on."""
+def switch(label: str, name: str, default: bool = False, *, help: str = "") -> bool:
+    """Something that is on or off."""
     key = f"address-{name}"
-    wanted = asked(name) == "True"
+    wanted = asked(name) == "True" if asked(name) else default
     st.session_state[key] = wanted
-    st.toggle(label, key=key, on_change=_written, args=(name, key, False))
+    st.toggle(label, key=key, on_change=_written, args=(name, key, default), help=plain(help) or None)
     return wanted
 
 
@@ -110,12 +111,25 @@ def count(label: str, name: str, default: int, low: int, high: int) -> int:
     return wanted
 
 
+def amount(label: str, name: str, default: float, *, whole: bool = False, help: str = "") -> float:
+    """Any number, typed; what it may be is for others to say."""
+    key = f"address-{name}"
+    kind = int if whole else float
+    wanted = kind(number(name, default))
+    st.session_state[key] = wanted
+    st.number_input(
+        label, step=kind(1) if whole else 0.1, format="%d" if whole else "%g", key=key,
+        on_change=_written, args=(name, key, kind(default)), help=plain(help) or None,
+    )  # fmt: skip
+    return wanted
+
+
 def words(label: str, name: str, default: str, *, help: str = "") -> str:
     """A line of text, typed."""
     key = f"address-{name}"
     wanted = asked(name) or default
     st.session_state[key] = wanted
-    st.text_input(label, key=key, on_change=_written, args=(name, key, default), help=help or None)
+    st.text_input(label, key=key, on_change=_written, args=(name, key, default), help=plain(help) or None)
     return wanted
 
 

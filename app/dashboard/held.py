@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from headscope.app.dashboard.shelf import Run
-from headscope.probes import BadFile
+from headscope.probes import BadFile, json_text, write_json
 
 if TYPE_CHECKING:
+    from headscope.app.evaluated import Evaluated
     from headscope.heads import Policy
     from headscope.probes import Spec
 
 _OURS = {"manifest.json", "scan.json"}
+_SPECS = "interventions"  # where specs made here are kept
 _LARGEST = 64 << 20
 T = TypeVar("T")
 
@@ -21,21 +25,36 @@ def policies(run: Run) -> dict[str, Policy]:
     """Policy files, by their name in the run folder; what is none is left out."""
     from headscope.heads import Policy
 
-    return _held(run, Policy)
+    return _held(run, Policy.open)
 
 
 def specs(run: Run) -> dict[str, Spec]:
     """Specs of interventions, by their name in the run folder; what is none is left out."""
     from headscope.probes import Spec
 
-    return _held(run, Spec)
+    return _held(run, Spec.open)
 
 
-def _held(run: Run, kind: type[T]) -> dict[str, T]:
+def evaluations(run: Run) -> dict[str, list[Evaluated]]:
+    """Tables of evaluations, by the name of their file in the run folder; what is none is left out."""
+    from headscope.app.evaluated import read
+
+    return _held(run, read)
+
+
+def keep(run: Run, spec: Spec) -> str:
+    """Write a spec into the run folder; its name there, in which its content is hashed."""
+    digest = hashlib.sha256(json_text(spec).encode()).hexdigest()[:8]
+    name = f"{_SPECS}/{spec.method}-{digest}.json"
+    write_json(run.path / name, spec)
+    return name
+
+
+def _held(run: Run, read: Callable[[Path], T]) -> dict[str, T]:
     found = {}
     for file in _files(run):
         try:
-            found[str(file.relative_to(run.path))] = kind.open(file)  # type: ignore[attr-defined]
+            found[str(file.relative_to(run.path))] = read(file)
         except BadFile:
             continue
     return found

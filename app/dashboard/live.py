@@ -1,8 +1,9 @@
-"""A text typed on the page, run through the model: where a head looks from every token of it."""
+"""What needs the model itself: texts and questions typed on a page, and interventions fitted for one."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from headscope.probes import HeadscopeError
+from headscope.app.beforeafter import BeforeAfter, before_after
+from headscope.probes import HeadscopeError, json_text
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from headscope.probes import AttentionCall, Model
+    from headscope.app.dashboard.questions import Question
+    from headscope.app.wanted import Wanted
+    from headscope.probes import AttentionCall, Model, Spec
 
 _TOP = 8  # heaviest keys kept of a row
+LENGTH = {False: 24, True: 48}  # tokens that an answer may have, without and with a picture
 _EVERYTHING = 4e8  # scores of all layers and heads below which one prefill keeps every layer
 _one_at_a_time = threading.Lock()  # the seam is the model's: two visitors must not share a forward pass
 
@@ -127,3 +132,34 @@ def _affordable(model: Model, n: int) -> bool:
     """Whether the rows of every layer can be kept."""
     g = model.geometry
     return n * n * g.heads * g.layers <= _EVERYTHING
+
+
+def fitted(source: str, fingerprint: str, wanted: Wanted) -> tuple[Spec, float]:
+    """The spec of what was asked for, and the seconds that fitting it took; kept for the last few."""
+    return _fitted(source, fingerprint, repr(wanted), wanted)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _fitted(source: str, fingerprint: str, key: str, _wanted: Wanted) -> tuple[Spec, float]:
+    found = model(source, fingerprint)
+    with alone():
+        began = time.perf_counter()
+        return _wanted.fit(found), time.perf_counter() - began
+
+
+def answered(source: str, fingerprint: str, spec: Spec, question: Question) -> BeforeAfter:
+    """What the model says without and with a spec; kept for the last few."""
+    shown = [picture.digest for picture in question.pictures]
+    return _answered(source, fingerprint, json_text(spec), question.text, str(shown), spec, question)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _answered(
+    source: str, fingerprint: str, key: str, text: str, shown: str, _spec: Spec, _question: Question
+) -> BeforeAfter:
+    found, pictures = model(source, fingerprint), _question.pictures
+    begin = str(getattr(found.tokenizer, "bos_token", None) or "")  # the model's tokenizer adds its own
+    with alone():
+        return before_after(
+            found, _spec, text.removeprefix(begin), pictures=pictures, length=LENGTH[bool(pictures)]
+        )

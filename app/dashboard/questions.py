@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -12,6 +13,7 @@ from headscope.app.tokens import visible
 if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
     from headscope.heads import ShownPrompt
+    from headscope.probes import Picture
 
 _OWN = "own"
 _PROMPT = (
@@ -20,7 +22,22 @@ _PROMPT = (
 )
 
 
-def chosen_prompt(run: Run) -> str:
+@dataclass(frozen=True)
+class Question:
+    """What the model is asked.
+
+    Attributes:
+        text: the beginning of a text, or a question about the pictures.
+        pictures: what it is shown.
+        file: where the picture lies; empty without one.
+    """
+
+    text: str
+    pictures: tuple[Picture, ...] = ()
+    file: str = ""
+
+
+def chosen_prompt(run: Run) -> Question:
     """A question of the scan, up to its answer, or a text of the user's own."""
     shown = store.evidence(run, (0, 0))
     asked = {str(p.index): p for p in shown[0] if p.answer and p.right} if shown else {}
@@ -34,11 +51,11 @@ def chosen_prompt(run: Run) -> str:
         begin, end = "".join(question.tokens[:start]), "".join(question.tokens[start:stop])
         look.note(f"… {begin[-300:]}")
         look.note(f"The right answer goes on: {visible(end)}")
-        return begin
+        return Question(begin)
     st.session_state.setdefault("prompt", address.asked("prompt") or _PROMPT)
     prompt = st.text_area("Text", key="prompt", height=110)
     address.put(prompt=prompt if prompt != _PROMPT and len(prompt) < 1500 else None)
-    return prompt
+    return Question(prompt)
 
 
 def _name(prompt: ShownPrompt) -> str:

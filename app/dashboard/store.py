@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from headscope.heads import HeadMap, Look, Manifest, ShownPrompt, TaskCircuits
+    from headscope.probes import Picture
 
 Stamp = tuple[str, int, int]
 _PICTURES = 2  # shown of a head
@@ -109,6 +110,38 @@ def looks(run: Run, head: tuple[int, int]) -> list[Look]:
     return _looks(str(file.parent), head, _stamp(file))[:_PICTURES] if run.folder and file.is_file() else []
 
 
+def scenes(run: Run) -> dict[str, tuple[Path, str]]:
+    """The pictures of the run's evidence by the names of their files, and what was asked about each."""
+    from headscope.probes import is_image_span
+
+    file = run.path / "evidence" / "looks.parquet"
+    shown = evidence(run, (0, 0))
+    if not run.folder or not file.is_file() or shown is None:
+        return {}
+    prompts, found = {p.index: p for p in shown[0]}, {}
+    for look in _looks(str(file.parent), (0, 0), _stamp(file)):
+        prompt = prompts.get(look.prompt)
+        name = look.picture.digest
+        if prompt is not None:
+            ends = [stop for span, (_, stop) in prompt.spans.items() if is_image_span(span)]
+            words = prompt.tokens[max(ends, default=0) : prompt.answer[0] if prompt.answer else None]
+            # Vocabularies of whole words leave the spaces out.
+            text = ("" if any(" " in word for word in words) else " ").join(words).strip()
+            found[name] = (file.parent / f"{name}.png", text)
+    return found
+
+
+def pictures(run: Run, folder: str) -> dict[str, Path]:
+    """Pictures that were brought along, by name."""
+    home = run.path / folder
+    return {p.stem: p for p in sorted(home.glob("*.png"))} if run.folder and home.is_dir() else {}
+
+
+def picture(file: Path) -> Picture:
+    """A picture of the run folder."""
+    return _picture(_stamp(file))
+
+
 def _stamp(file: Path) -> Stamp:
     """Changes when the file does."""
     try:
@@ -116,6 +149,13 @@ def _stamp(file: Path) -> Stamp:
     except OSError:
         return (str(file), 0, 0)
     return (str(file), found.st_mtime_ns, found.st_size)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _picture(stamp: Stamp) -> Picture:
+    from headscope.probes import Picture
+
+    return Picture.open(stamp[0])
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
