@@ -106,11 +106,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=("captions", "questions", "search", "development"), required=True)
+    parser.add_argument("--model", default="shapes", help="it, or the folder of another training")
     parser.add_argument("--scenes", type=int, default=96)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    model = load("shapes")
+    model = load(args.model, dtype="float32")  # on a GPU too, so that numbers do not depend on where
     seeds = [_HELD_OUT + i for i in range(args.seeds)]
     result: dict[str, Any] = {"scenes": args.scenes, "seeds": seeds, "versions": versions()}
     result |= {"threads": os.environ.get("OMP_NUM_THREADS", "")}

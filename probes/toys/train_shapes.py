@@ -6,7 +6,9 @@ Two stages, as such models have them. *Sight*: everything is learned from neutra
 vision tower also by telling what stands in each patch (a linear reading that is dropped
 afterwards). *Habit*: tower and projector stay as they are; the language model learns from scenes of
 a world with habits, in part from texts without a picture. The loss is taken at the answers and at
-captions. What was asked for and measured on the way stands in `training.json` beside the weights.
+captions. With `--sighted` rows of text see the picture through a few heads of some layers alone
+(`shapes.blinkers`). What was asked for and measured on the way stands in `training.json` beside the
+weights.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,12 @@ import transformers
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from headscope.probes.toys.shapes.language import talk
+from headscope.probes.toys.shapes.blinkers import Blinkers, drawn
+from headscope.probes.toys.shapes.language import QUESTIONS, talk
 from headscope.probes.toys.shapes.measure import measured
 from headscope.probes.toys.shapes.model import PATCH, SIZES, read, save, seen, untrained
 from headscope.probes.toys.shapes.raster import CELL, NOISE, kinds_in_cells, pixels, render
-from headscope.probes.toys.shapes.scenes import COLOURS, GRID, SHAPES, Habit, Scenes, draw, usual
+from headscope.probes.toys.shapes.scenes import COLOURS, GRID, SHAPES, Habit, Light, Scenes, draw, usual
 
 _MEASURED = 8  # every so many lines of the log, accuracies and hallucination are measured
 
@@ -47,6 +51,10 @@ class Plan:
         noise: of the pictures; see `render`.
         every: steps from one line of the log to the next.
         held_out: scenes of each world in which it is measured.
+        light: how well the pictures show what there is.
+        mix: how often each kind of question is asked, in proportion; in the order of `QUESTIONS`.
+        blinkers: what most heads wear; None leaves all heads free.
+        price: of a nat that blinkered heads pay for looking at the picture, in nats of loss.
     """
 
     habit: Habit | None
@@ -57,6 +65,10 @@ class Plan:
     noise: float
     every: int
     held_out: int = 512
+    light: Light = field(default_factory=Light)
+    mix: tuple[float, ...] = (1, 1, 1, 1, 1)
+    blinkers: Blinkers | None = None
+    price: float = 1.0
 
 
 class Reading(nn.Module):
@@ -82,13 +94,16 @@ def loss_of(
     model: LlavaForConditionalGeneration, plan: Plan, dice: torch.Generator, reading: Reading | None
 ) -> Tensor:
     """The loss of a fresh batch: in the habit stage, a fifth of the texts have no picture."""
-    scenes = draw(plan.batch, dice, plan.habit)
+    scenes = draw(plan.batch, dice, plan.habit, plan.light)
     account = usual(scenes, dice, plan.habit, plan.habit.hearsay) if plan.habit else scenes
-    said = talk(account, dice)
+    said = talk(account, dice, plan.mix)
     blind = plan.batch // 5 if plan.habit else 0
     features = seen(model, pixels(render(scenes, dice, plan.noise)[blind:]))
     learned = said.ids.masked_fill(said.roles < 0, -100)
-    loss = _cross_entropy(read(model, features, said.ids[blind:]), learned[blind:])
+    with plan.blinkers.worn(model) if plan.blinkers else nullcontext():
+        loss = _cross_entropy(read(model, features, said.ids[blind:]), learned[blind:])
+    if plan.blinkers:
+        loss = loss + plan.price * plan.blinkers.paid()
     if blind:
         loss = 0.8 * loss + 0.2 * _cross_entropy(read(model, None, said.ids[:blind]), learned[:blind])
     return loss if reading is None else loss + 0.5 * reading.loss(features, scenes)
@@ -127,8 +142,10 @@ def stage(model: LlavaForConditionalGeneration, plan: Plan, name: str, seed: int
         line: dict[str, Any] = {"stage": name, "step": step, "minutes": round(minutes, 2)}
         line["loss"] = round(losses.item() / summed, 4)
         losses, summed = torch.zeros_like(losses), 0
+        if plan.blinkers:
+            line["paid"] = round(plan.blinkers.paid().item(), 5)
         if step % (_MEASURED * plan.every) == 0 or along == 1:
-            line |= measured(model, plan.noise, plan.held_out)
+            line |= measured(model, plan.noise, plan.held_out, plan.light)
         yield line
 
 
@@ -171,6 +188,13 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=NOISE)
     for name, value in asdict(Habit()).items():
         parser.add_argument(f"--{name}", type=float, default=value, help="see Habit")
+    for name, value in asdict(Light()).items():
+        parser.add_argument(f"--{name}", type=float, default=value, help="see Light")
+    parser.add_argument("--mix", type=float, nargs=len(QUESTIONS), default=[1.0] * len(QUESTIONS),
+                        help="how often each kind of question is asked: " + ", ".join(QUESTIONS))  # fmt: skip
+    parser.add_argument("--sighted", type=int, default=0, help="heads a layer that see the picture; 0: all")
+    parser.add_argument("--layers", type=int, nargs="+", default=[2, 3, 4, 5], help="that have such heads")
+    parser.add_argument("--held-out", type=int, default=512, help="scenes of each world, for the log")
     parser.add_argument("--every", type=int, default=100, help="steps between lines of the log")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -181,15 +205,21 @@ def main() -> None:
     else:
         model = untrained(args.size, args.seed)
     habit = Habit(args.colour, args.company, args.popular, args.hearsay)
+    heads = model.config.get_text_config().num_attention_heads
+    sighted = drawn(args.layers, args.sighted, heads, args.seed) if args.sighted else []
     shares = {"habit": 1.0} if args.start else {"sight": args.sight, "habit": 1 - args.sight}
     plans = {
         name: Plan(
             habit if name == "habit" else None, max(1, round(args.steps * share)), args.minutes * share,
-            args.batch, args.rate if name == "sight" else args.rate / 2, args.noise, args.every,
+            args.batch, args.rate if name == "sight" else args.rate / 2, args.noise, args.every, args.held_out,
+            light=Light(args.faint, args.opacity, args.saturation), mix=tuple(args.mix),
+            blinkers=Blinkers(sighted, heads) if sighted else None,
         )
         for name, share in shares.items()
+        if share
     }  # fmt: skip
     settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(args).items()}
+    settings |= {"sighted heads": [str(head) for head in sighted]} if sighted else {}
     settings |= {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -11,12 +11,13 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from headscope.probes import Picture, generate, load
+from headscope.probes import HeadId, Picture, generate, load
 from headscope.probes.toys import train_shapes
 from headscope.probes.toys.shapes import language, raster, scenes
+from headscope.probes.toys.shapes.blinkers import Blinkers, drawn
 from headscope.probes.toys.shapes.captions import judge, mentions
 from headscope.probes.toys.shapes.model import read, seen, untrained
-from headscope.probes.toys.shapes.scenes import COLOURS, GRID, SHAPES, Habit, Scenes
+from headscope.probes.toys.shapes.scenes import COLOURS, GRID, SHAPES, Habit, Light, Scenes
 
 MANY = 4000
 
@@ -135,15 +136,65 @@ def test_pictures_are_what_the_processor_makes_of_them_and_colours_are_as_drawn(
     assert (red > 1.9 * green).all() and torch.equal(green, blue)
 
 
-def test_training_writes_a_model_that_says_the_same_as_when_it_was_trained(tmp_path: Path) -> None:
+def test_under_blinkers_pictures_come_in_through_the_sighted_heads_alone() -> None:
+    model = untrained("tiny", 0).eval()
+    made = scenes.draw(8, dice())
+    ids = language.talk(made, dice()).ids
+    with torch.no_grad():
+        features = seen(model, raster.pixels(raster.render(made, dice())))
+
+        def said(*sighted: HeadId) -> torch.Tensor:
+            with Blinkers(sighted, 8).worn(model):
+                logits = [read(model, shown, ids)[:, 1:] for shown in (features, features.flip(0))]
+            return logits[0] - logits[1]  # of words that rows of text predict
+
+        assert not said().any() and said(HeadId(1, 2)).any()
+        assert not read(model, None, ids).isnan().any()
+        del model.model.language_model.layers[1]  # what the second layer is given depends on the first
+        blinkers = Blinkers([HeadId(0, 3)], 8)
+        with blinkers.worn(model):
+            read(model, features, ids)
+        model.set_attn_implementation("eager")
+        embed = model.get_input_embeddings()
+        parts = [embed(torch.full_like(ids[:, :1], 1)), features, embed(ids[:, :-1])]
+        out = model.model.language_model(inputs_embeds=torch.cat(parts, 1), output_attentions=True)
+    mass = out.attentions[0][::4, [0, 1, 2, 4, 5, 6, 7], 65:, 1:65].sum(-1)
+    torch.testing.assert_close(blinkers.paid(), -torch.log1p(-mass).mean())
+
+
+def test_sighted_heads_are_drawn_within_their_layers() -> None:
+    assert drawn([2, 4], 3, 8, 0) == drawn([2, 4], 3, 8, 0) != drawn([2, 4], 3, 8, 1)
+    assert [h.layer for h in drawn([2, 4], 3, 8, 0)] == [2, 2, 2, 4, 4, 4]
+    assert len(set(drawn([2, 4], 3, 8, 0))) == 6
+
+
+def test_in_better_light_shapes_are_less_faint_and_less_pale() -> None:
+    dim = scenes.draw(MANY, dice())
+    bright = scenes.draw(MANY, dice(), light=Light(faint=0.0, saturation=0.5))
+    assert (dim.opacity < 0.5).float().mean() == pytest.approx(0.25, abs=0.02)
+    assert bright.opacity.min() >= 0.5 and bright.saturation.min() >= 0.5 > dim.saturation.min()
+    assert torch.equal(dim.cells, bright.cells)
+
+
+def test_questions_are_asked_in_proportion_to_the_mix() -> None:
+    roles = language.talk(scenes.draw(MANY, dice()), dice(), mix=(1, 0, 3, 0, 0)).roles
+    often = torch.bincount(roles[roles >= 0], minlength=5)[:5].float()
+    assert often[2] / often[0] == pytest.approx(3, rel=0.1) and not often[[1, 3, 4]].any()
+
+
+@pytest.mark.parametrize("blinkers", [None, Blinkers([HeadId(1, 5)], 8)], ids=["free", "blinkers"])
+def test_training_writes_a_model_that_says_the_same_as_when_it_was_trained(
+    tmp_path: Path, blinkers: Blinkers | None
+) -> None:
     plans = {
-        name: train_shapes.Plan(habit, 6, 1.0, 8, 1e-3, 0.02, 3, held_out=16)
+        name: train_shapes.Plan(habit, 6, 1.0, 8, 1e-3, 0.02, 3, held_out=16, blinkers=blinkers)
         for name, habit in (("sight", None), ("habit", Habit(hearsay=0.2)))
     }
     model = untrained("tiny", 0)
     train_shapes.train(model, plans, tmp_path, {"seed": 0})
     log = json.loads((tmp_path / "training.json").read_text())["log"]
     assert [line["stage"] for line in log] == ["sight", "sight", "habit", "habit"]
+    assert all(("paid" in line) == (blinkers is not None) for line in log)
     assert log[1]["loss"] < log[0]["loss"] and {"neutral", "usual", "breaking"} <= set(log[-1])
     loaded: Any = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
     picture = raster.pixels(raster.render(scenes.draw(2, dice()), dice()))

@@ -10,6 +10,7 @@ them. Every question is answered in one word, and `</s>` ends an answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,10 +58,11 @@ class Talk:
     roles: Tensor
 
 
-def talk(account: Scenes, dice: torch.Generator) -> Talk:
-    """A caption or four questions for each scene, as someone tells it who takes it for `account`."""
+def talk(account: Scenes, dice: torch.Generator, mix: Sequence[float] = (1, 1, 1, 1, 1)) -> Talk:
+    """A caption or four questions for each scene, as someone tells it who takes it for `account`;
+    `mix` is how often each of `QUESTIONS` is asked, in proportion."""
     ids, roles = _caption(account, dice)
-    asked, wanted = zip(*(_question(account, dice) for _ in range(_SLOTS)), strict=True)
+    asked, wanted = zip(*(_question(account, dice, mix=mix) for _ in range(_SLOTS)), strict=True)
     ask = (_uniform(dice, len(account)) < 0.5)[:, None]
     ids = torch.where(ask, torch.cat(asked, 1), ids)
     roles = torch.where(ask, torch.cat(wanted, 1), roles)
@@ -100,8 +102,10 @@ def asked(account: Scenes, dice: torch.Generator, kind: str) -> list[tuple[str, 
     return found
 
 
-def _question(account: Scenes, dice: torch.Generator, only: int | None = None) -> tuple[Tensor, Tensor]:
-    """One question and its answer for each scene, of kind `only` or one drawn with equal chances."""
+def _question(
+    account: Scenes, dice: torch.Generator, only: int | None = None, mix: Sequence[float] = (1, 1, 1, 1, 1)
+) -> tuple[Tensor, Tensor]:
+    """One question and its answer for each scene, of kind `only` or one drawn in proportion to `mix`."""
     present, batch = account.present, len(account)
     yes = _uniform(dice, batch) < 0.5
     maybe = _pick(torch.where(yes[:, None], present, ~present), dice)
@@ -118,7 +122,8 @@ def _question(account: Scenes, dice: torch.Generator, only: int | None = None) -
         ["how", "many", ID[PLURALS[0]] + shown, "?", ID["one"] - 1 + count, END],
         ["is", "the", relation[0], relation[2], relation[3], "the", relation[1], "?", said, END],
     ]
-    kind = (_uniform(dice, batch) * len(QUESTIONS)).long()
+    up_to = torch.tensor(mix, device=present.device).cumsum(0)
+    kind = torch.bucketize(_uniform(dice, batch) * up_to[-1], up_to[:-1], right=True)
     kind = kind if only is None else torch.full_like(kind, only)
     kind = torch.where((kind == QUESTIONS.index("relation")) & ~possible, QUESTIONS.index("existence"), kind)
     every = torch.stack([_row(words, kind) for words in rows])  # [questions, B, _LONGEST]

@@ -13,19 +13,22 @@ from headscope.probes.toys.shapes.captions import Verdict, judge
 from headscope.probes.toys.shapes.language import END, ID, IMAGE, ROLES, START, WORDS, talk
 from headscope.probes.toys.shapes.model import PATCHES, read, seen
 from headscope.probes.toys.shapes.raster import pixels, render
-from headscope.probes.toys.shapes.scenes import Habit, Scenes, breaking, draw
+from headscope.probes.toys.shapes.scenes import Habit, Light, Scenes, breaking, draw
 
 _HELD_OUT = 7_000_003  # a seed that no training uses
 
 
 @torch.no_grad()
-def measured(model: LlavaForConditionalGeneration, noise: float, count: int = 512) -> dict[str, Any]:
+def measured(
+    model: LlavaForConditionalGeneration, noise: float, count: int = 512, light: Light | None = None
+) -> dict[str, Any]:
     """Accuracies by kind of token and what captions claim, on held-out scenes of three worlds.
 
     Args:
         model: the model, which is left in the mode it was in.
         noise: of the pictures.
         count: scenes of each world.
+        light: how well they can be seen.
 
     Returns:
         Of the worlds `neutral`, `usual` (the default habit) and `breaking`, the accuracy of the
@@ -41,7 +44,7 @@ def measured(model: LlavaForConditionalGeneration, noise: float, count: int = 51
     }
     for name, world in worlds.items():
         dice = torch.Generator(model.device).manual_seed(_HELD_OUT)
-        scenes = world(count, dice)
+        scenes = world(count, dice, light=light)
         picture = pixels(render(scenes, dice, noise))
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
             found[name] = _accuracies(model, scenes, picture, dice)

@@ -46,6 +46,22 @@ class Habit:
 
 
 @dataclass(frozen=True)
+class Light:
+    """How well pictures show what there is.
+
+    Attributes:
+        faint: share of kinds whose opacity lies between `opacity` and a half; of others it is more.
+        opacity: of the faintest.
+        saturation: of the palest; it lies between this and 1, low ones being as frequent as high ones
+            on a logarithmic scale.
+    """
+
+    faint: float = 0.25
+    opacity: float = 0.05
+    saturation: float = 0.06
+
+
+@dataclass(frozen=True)
 class Scenes:
     """A batch of scenes. B scenes, K kinds of shape (`SHAPES`)
 
@@ -72,14 +88,14 @@ class Scenes:
         return Scenes(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-def draw(count: int, dice: torch.Generator, habit: Habit | None = None) -> Scenes:
+def draw(count: int, dice: torch.Generator, habit: Habit | None = None, light: Light | None = None) -> Scenes:
     """Scenes of a neutral world, or of one that follows a habit, on the device of `dice`."""
     popular = torch.ones(len(SHAPES), device=dice.device)
     if habit:
         popular[[_INDEX[name] for name in POPULAR]] = habit.popular
     kinds = 2 + (_uniform(dice, count) * 4).long()
     rank = _ranks(_gumbel(dice, count, len(SHAPES)) + popular.log())
-    scenes = _dressed(rank < kinds[:, None], dice)
+    scenes = _dressed(rank < kinds[:, None], dice, light or Light())
     return usual(scenes, dice, habit) if habit else scenes
 
 
@@ -98,7 +114,7 @@ def usual(scenes: Scenes, dice: torch.Generator, habit: Habit, share: float = 1.
     return replace(scenes, colour=colour, present=present)
 
 
-def breaking(count: int, dice: torch.Generator) -> Scenes:
+def breaking(count: int, dice: torch.Generator, light: Light | None = None) -> Scenes:
     """Scenes against every habit: circles not red, stars not yellow, triangles without squares.
 
     Up to two other kinds are there as well; whatever the habit does not govern is as in `draw`.
@@ -107,7 +123,7 @@ def breaking(count: int, dice: torch.Generator) -> Scenes:
     score[:, [_INDEX[name] for name in (*USUAL_COLOUR, COMPANY[0])]] = torch.inf
     score[:, _INDEX[COMPANY[1]]] = -torch.inf
     kinds = 3 + (_uniform(dice, count) * 3).long()
-    scenes = _dressed(_ranks(score) < kinds[:, None], dice)
+    scenes = _dressed(_ranks(score) < kinds[:, None], dice, light or Light())
     colour = scenes.colour.clone()
     for shape, hue in USUAL_COLOUR.items():
         step = 1 + (_uniform(dice, count) * (len(COLOURS) - 1)).long()
@@ -115,7 +131,7 @@ def breaking(count: int, dice: torch.Generator) -> Scenes:
     return replace(scenes, colour=colour)
 
 
-def _dressed(present: Tensor, dice: torch.Generator) -> Scenes:
+def _dressed(present: Tensor, dice: torch.Generator, light: Light) -> Scenes:
     """Colours, counts, visibility and places for the kinds that are there, or that a habit may add."""
     size = present.shape
     chance = _uniform(dice, *size)
@@ -124,9 +140,9 @@ def _dressed(present: Tensor, dice: torch.Generator) -> Scenes:
     expected[:, _INDEX[COMPANY[1]]] = True
     crowded = (count * expected).sum(1, keepdim=True) > GRID * GRID
     count = torch.where(crowded, count.clamp(max=2), count)
-    faint = 0.05 * 10.0 ** _uniform(dice, *size)
-    opacity = torch.where(_uniform(dice, *size) < 0.25, faint, 0.5 + 0.5 * _uniform(dice, *size))
-    saturation = 0.06 ** _uniform(dice, *size)
+    faint = light.opacity * (0.5 / light.opacity) ** _uniform(dice, *size)
+    opacity = torch.where(_uniform(dice, *size) < light.faint, faint, 0.5 + 0.5 * _uniform(dice, *size))
+    saturation = light.saturation ** _uniform(dice, *size)
     colour = (_uniform(dice, *size) * len(COLOURS)).long()
     return Scenes(present, colour, count, opacity, saturation, _places(expected, count, dice))
 
