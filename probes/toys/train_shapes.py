@@ -211,8 +211,8 @@ def main() -> None:
     plans = {
         name: Plan(
             habit if name == "habit" else None, max(1, round(args.steps * share)), args.minutes * share,
-            args.batch, args.rate if name == "sight" else args.rate / 2, args.noise, args.every, args.held_out,
-            light=Light(args.faint, args.opacity, args.saturation), mix=tuple(args.mix),
+            args.batch, args.rate if name == "sight" else args.rate / 2, args.noise, args.every,
+            args.held_out, light=Light(args.faint, args.opacity, args.saturation), mix=tuple(args.mix),
             blinkers=Blinkers(sighted, heads) if sighted else None,
         )
         for name, share in shares.items()
