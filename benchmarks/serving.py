@@ -8,8 +8,8 @@ head-wise cache with every group full, and with half the groups streaming. Prefi
 the whole prompt; decode is the median time between tokens, and the GPU's share of it, since
 transformers' own Python is most of a step at short lengths; `steps` is the time between tokens of
 recorded steps, which spare that Python. At --chunked lengths the prompt comes in
-chunks of 32K, once. For the longest contexts the cache is filled without a prefill, then one chunk and
-a few tokens are run for real.
+chunks of 32K, once. For the --longest contexts the cache is filled without a prefill, then one chunk and
+a few tokens are run for real: a context that fits with all groups full shows what memory is saved there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from headscope.kernels.stores import SLACK
 from headscope.probes import Model
 
 ARMS = ("transformers", "full", "half")
-DECODE, CHUNK = 32, 8192
+DECODE = 32
 
 
 def policy_of(model: Model, arm: str) -> Policy:
@@ -80,8 +80,17 @@ def decode(model: Model, cache: DynamicCache) -> dict[str, float]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
         for _ in range(4):
             forward(model, cache, 1)
-    busy = sum(e.self_device_time_total for e in seen.key_averages()) / 4
-    return {"decode_ms": wall * 1e3, "decode_gpu_ms": busy / 1e3}
+    return {"decode_ms": wall * 1e3, "decode_gpu_ms": busy(seen) / 4e3}
+
+
+def busy(seen: torch.profiler.profile) -> float:
+    """Microseconds in which the GPU ran anything: a kernel may start, and wait, before another has ended."""
+    kernels = [e.time_range for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    total, done = 0.0, 0.0
+    for span in sorted(kernels, key=lambda r: r.start):
+        total += max(0.0, span.end - max(span.start, done))
+        done = max(done, span.end)
+    return total
 
 
 def recorded(model: Model, served: Serving, cache: DynamicCache) -> dict[str, float]:
@@ -140,27 +149,29 @@ def chunked(model: Model, arm: str, length: int) -> dict[str, Any]:
     return {"arm": arm, "length": length, "chunk": 32768, "prefill_s": seconds} | row
 
 
-def filled(model: Model, arm: str, length: int) -> dict[str, Any]:
+def filled(model: Model, arm: str, length: int, chunk: int) -> dict[str, Any]:
     """One arm at a length that is not prefilled: synthetic keys, then a real chunk and real tokens."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     g = model.geometry
-    with serving(model, arm) as (cache, _):
+    with serving(model, arm) as (cache, served):
         for layer in cache.layers:
             assert isinstance(layer, HeadwiseLayer)
-            before, groups = length - CHUNK, layer.plan
+            before, groups = length - chunk, layer.plan
             spare = length + max(SLACK, length // 32)
             make = lambda n, slots: torch.empty(  # noqa: E731
                 (1, n, slots, g.head_dim), dtype=torch.bfloat16, device="cuda"
             ).normal_()
             layer.length, layer.is_initialized = before, True
+            layer.dtype, layer.device = torch.bfloat16, model.device
             layer.dense = tuple(make(len(groups.dense_groups), spare) for _ in "kv")  # type: ignore[assignment]
             if groups.streaming_groups:
                 layer.stream = tuple(make(len(groups.streaming_groups), 320) for _ in "kv")  # type: ignore[assignment]
-        row: dict[str, Any] = {"chunk": CHUNK, "chunk_s": forward(model, cache, CHUNK)}
-        row |= {"kv_gib": gib(kv_bytes(cache))} | decode(model, cache)
-        row["peak_gib"] = gib(torch.cuda.max_memory_allocated())
+        row: dict[str, Any] = {"chunk": chunk, "chunk_s": forward(model, cache, chunk)}
+        row |= {"kv_gib": gib(kv_bytes(cache)), "peak_gib": gib(torch.cuda.max_memory_allocated())}
+        row |= decode(model, cache)
+        row |= recorded(model, served, cache) if served else {}
     return {"arm": arm, "length": length, "filled": True} | row
 
 
@@ -168,9 +179,10 @@ def filled(model: Model, arm: str, length: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="llama-3-8b-shape")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 131072])
+    parser.add_argument("--lengths", type=int, nargs="*", default=[32768, 131072])
     parser.add_argument("--longest", type=int, nargs="*", default=[262144, 393216, 524288, 655360, 786432])
     parser.add_argument("--chunked", type=int, nargs="*", default=[327680])
+    parser.add_argument("--chunk", type=int, default=8192, help="of the longest contexts")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out")
     asked = parser.parse_args()
@@ -191,7 +203,7 @@ def main() -> None:
     for length in asked.longest:
         for arm in ARMS[1:]:
             if not any(r["arm"] == arm and "error" in r for r in rows):
-                rows.append(attempt(filled, model, arm, length))
+                rows.append(attempt(filled, model, arm, length, asked.chunk))
                 save(asked.out, result)
 
 

@@ -1,6 +1,7 @@
 from .decode import cached_decode as cached_decode
 from .decode import mixed_decode as mixed_decode
 from .headwise import HeadwiseLayer as HeadwiseLayer
+from .largest import largest as largest
 from .merge import merge as merge
 from .plan import HeadPlan as HeadPlan
 from .plan import plan_heads as plan_heads

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headscope.kernels.backend import device_ints
+from headscope.kernels.largest import largest
 
 TOP_KEYS = 1 << 15  # keys per block where more than one heaviest key is asked for
 
@@ -59,9 +60,10 @@ def _capped(scores: Tensor, softcap: float | None) -> Tensor:
 def _products(q: Tensor, k: Tensor) -> Tensor:
     """q [B, G, R, D] times k [B, G, N, D] in float32. [B, G, R, N]"""
     if q.is_cuda and q.dtype == k.dtype and q.dtype in (torch.float16, torch.bfloat16):
-        # Products of half-precision numbers are exact in float32, so no copy of the keys is needed.
-        product = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT, out_dtype=torch.float32)
-        return product.unflatten(0, q.shape[:2])
+        # Products of half-precision numbers are exact in float32, so no copy of the keys is needed. Keys
+        # are the rows: an odd number of them as columns would leave the GPU its slowest product.
+        product = torch.bmm(k.flatten(0, 1), q.flatten(0, 1).mT, out_dtype=torch.float32)
+        return product.mT.contiguous().unflatten(0, q.shape[:2])
     return q.float() @ k.float().mT
 
 
@@ -89,7 +91,7 @@ def heaviest_keys(
         index = torch.arange(first, first + block.shape[2], dtype=torch.int32, device=q.device)
         hidden = (index < lo[..., None]) | (index >= hi[..., None])
         products.masked_fill_(hidden[:, None], -torch.inf)
-        found, where = products.topk(min(top, products.shape[-1]), -1)
+        found, where = largest(products, top)
         best, pick = torch.cat([best, found], -1).topk(top, -1)
         key = torch.cat([key, where + first], -1).gather(-1, pick)
     mass = (_capped(best * scaling, softcap) - lse[..., None]).exp()

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels.backend import on_its_device
+from headscope.kernels.largest import largest
 from headscope.kernels.tokens import TokenSizes
 
 
@@ -45,6 +46,6 @@ def fused_token_sizes(x: Tensor, extremes: int = 8, sums: bool = True) -> TokenS
     width = triton.next_power_of_2(d)
     _sizes[(n,)](x, out, where, x.stride(0), n, d, W=width, SUMS=sums, num_warps=8 if width > 2048 else 4)
     norm, peak = out[0], out[1]
-    top, token = norm.topk(min(extremes, n))
+    top, token = largest(norm, extremes)
     powers = out[2:] if sums else out.new_zeros(4, 0)
     return TokenSizes(norm, token, top, where[token], peak[token], peak.abs().amax(), powers)

@@ -6,6 +6,7 @@ model's width, most of what a scan would otherwise write to memory and read agai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,52 +16,57 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a layer's heads add through W_O. H query heads of G KV heads, D entries each.
+    """What the heads of L layers add through W_O. H query heads of G KV heads, D entries each.
 
     Attributes:
-        weight: W_O cut into heads. [H, D, hidden]
+        weights: W_O of each layer, cut into heads. [H, D, hidden] each
         groups: how many KV heads share them.
     """
 
-    weight: Tensor
+    weights: Sequence[Tensor]
     groups: int
 
     @cached_property
     def _gram(self) -> Tensor:
-        """W W^T of the heads of each group, side by side, in float32. [G, H/G D, H/G D]"""
-        rows = self.weight.reshape(self.groups, -1, self.weight.shape[-1])
-        return _product(rows, rows.mT)
+        """W W^T of the heads of each group, side by side, in float32. [L, G, H/G D, H/G D]"""
+        rows = [weight.reshape(self.groups, -1, weight.shape[-1]) for weight in self.weights]
+        return torch.stack([_product(one, one.mT) for one in rows])
 
     @cached_property
     def _heads_gram(self) -> Tensor:
-        """The blocks of the heads themselves. [H, D, D]"""
-        heads, dim, _ = self.weight.shape
-        blocks = self._gram.view(self.groups, heads // self.groups, dim, heads // self.groups, dim)
-        return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).reshape(heads, dim, dim)
+        """The blocks of the heads themselves. [L, H, D, D]"""
+        heads, dim, _ = self.weights[0].shape
+        blocks = self._gram.unflatten(-1, (-1, dim)).unflatten(-3, (-1, dim))
+        return blocks.diagonal(dim1=2, dim2=4).permute(0, 1, 4, 2, 3).reshape(-1, heads, dim, dim)
 
     def of_heads(self, x: Tensor) -> Tensor:
-        """Norm of what each head adds, from the heads' outputs [H, R, D]. [H, R]"""
+        """Norm of what each head adds, from the heads' outputs [L, H, R, D]. [L, H, R]"""
         return _norms(x, self._heads_gram)
 
     def of_groups(self, x: Tensor) -> Tensor:
-        """Norm of what the heads of each KV group add together, likewise. [G, R]"""
-        return _norms(x.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(2), self._gram)
+        """Norm of what the heads of each KV group add together, likewise. [L, G, R]"""
+        return _norms(x.unflatten(1, (self.groups, -1)).transpose(2, 3).flatten(3), self._gram)
 
     def of_all(self, x: Tensor) -> Tensor:
-        """Norm of what all heads add together, likewise. [R]"""
-        together = x.transpose(0, 1).flatten(1)[None]
-        weight = self.weight.flatten(0, 1)[None]
-        if _exact_on_gpu(weight):  # what rounding to half precision leaves over goes in a second time
-            most = together.to(weight.dtype)
-            rest = (together - most.float()).to(weight.dtype)
-            added = _product(most, weight) + _product(rest, weight)
-        else:
-            added = together @ weight.float()
-        return added[0].norm(dim=-1)
+        """Norm of what all heads of a layer add together, likewise. [L, R]"""
+        together = x.transpose(1, 2).flatten(2)
+        added = [_added(one, weight) for one, weight in zip(together, self.weights, strict=True)]
+        return torch.stack(added).norm(dim=-1)
 
     def of_values(self, values: Tensor) -> Tensor:
-        """Norm of what each head would add of values of its KV head [G, K, D]. [H, K]"""
-        return self.of_heads(values.float().repeat_interleave(self.weight.shape[0] // self.groups, 0))
+        """Norm of what each head would add of values of its KV head [L, G, K, D]. [L, H, K]"""
+        heads = self.weights[0].shape[0]
+        return self.of_heads(values.float().repeat_interleave(heads // self.groups, 1))
+
+
+def _added(x: Tensor, weight: Tensor) -> Tensor:
+    """The sum over heads of their outputs x [R, H D] through W_O [H, D, hidden], in float32. [R, hidden]"""
+    weight = weight.flatten(0, 1)
+    if not _exact_on_gpu(weight):
+        return x @ weight.float()
+    most = x.to(weight.dtype)  # what rounding to half precision leaves over goes in beside it
+    both = torch.cat([most, (x - most.float()).to(weight.dtype)])
+    return _product(both[None], weight[None])[0].unflatten(0, (2, -1)).sum(0)
 
 
 def _norms(x: Tensor, gram: Tensor) -> Tensor:

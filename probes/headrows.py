@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from headscope.kernels import RowStatistics
+from headscope.kernels import RowStatistics, largest
 from headscope.probes.contribution import Contribution
 from headscope.probes.errors import Refused
 from headscope.probes.prompts import Prompt
 from headscope.probes.recipe import Watch
 from headscope.probes.residual import stacked
+from headscope.probes.rownumbers import Placed, RowNumbers, joined, outlined
 from headscope.probes.rows import RowObserver
 from headscope.probes.seam import AttentionCall
 from headscope.probes.verify import refuse_unbounded
@@ -28,6 +29,7 @@ _RECEIVERS = 8
 _VALUES = 48  # keys whose values tell how large an ordinary one is
 _ONE_IN = 2  # of so many sampled rows one must see a key before the mass it gets counts: heads that follow
 # the last full stop would else have a sink wherever the text was cut
+_HELD = {"cpu": 0, "cuda": 1 << 29}  # bytes of outputs to hold until their layers are taken down together
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,24 @@ class Found:
     sampled: dict[str, Tensor]
     exact: dict[str, Tensor]
     head: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one layer's call leaves behind."""
+
+    layer: int
+    sampled: RowStatistics
+    exact: RowStatistics
+    values: Tensor  # of the yardstick's keys. [1, G, K, D]
+    first: Tensor  # value of the first key. [1, G, 1, D]
+    head: dict[str, Tensor]
+
+    @property
+    def held(self) -> int:
+        """Bytes of the outputs, by far the most of it."""
+        outputs = (x for s in (self.sampled, self.exact) for x in (s.output, s.kept_output))
+        return sum(x.numel() * x.element_size() for x in outputs)
 
 
 @dataclass
@@ -54,6 +74,9 @@ class HeadRows:
     that row; `group_cut_error` the same for the summed heads of a KV group. `activity` is the
     norm of what a head adds over the median norm of what a single value would add (1 = moves one
     ordinary token, 0 = rests on a drained one).
+
+    A GPU is asked as little as can be while the layers pass: what can wait is worked out for many
+    layers at once, for a thousand small launches take it longer than what they compute.
     """
 
     model: Model
@@ -62,11 +85,12 @@ class HeadRows:
     exact: Tensor
     watch: Watch
     prefix: int
+    _waiting: list[_Seen] = field(default_factory=list)
     _sampled: list[dict[str, Tensor]] = field(default_factory=list)
     _exact: list[dict[str, Tensor]] = field(default_factory=list)
     _head: list[dict[str, Tensor]] = field(default_factory=list)
     _observers: dict[str, RowObserver] = field(default_factory=dict)
-    _placed: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
+    _placed: Placed = field(default_factory=Placed)
 
     @property
     def _offsets(self) -> dict[str, tuple[int, ...]]:
@@ -79,44 +103,56 @@ class HeadRows:
         distinct, which = torch.tensor(self.prompt.ids).unique(return_inverse=True)
         return self.model.unembedding(distinct), which
 
-    def _once(self, name: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` gives, moved to the device by the first layer there and kept for the others.
-
-        A copy from the host makes it wait for all work queued on the device. Where no layer but
-        the first waits, the host runs ahead, and a scan costs the device's own work alone.
-        """
-        if (name, device) not in self._placed:
-            self._placed[name, device] = make().to(device)
-        return self._placed[name, device]
-
     def see(self, call: AttentionCall) -> None:
         if len(self.prompt) != call.q.shape[2] or call.q.shape[0] != 1:
             raise Refused("A prompt is observed alone and in one prefill.")
-        added = Contribution(self.model.output_weight(call.layer), self.model.geometry.kv_heads)
         copies = "echo" in self.prompt.offsets
         text = self.prompt.answer is None  # in which sinks are looked for: what keys receive is read
         sampled = self._measure(call, "sample", self.sample, top=1 if copies else 0, received=text)
         looks = bool(self.prompt.pictures)
         exact = self._measure(call, "exact", self.exact, top=self.watch.top, received=looks)
-        spread = self._once("spread", call.v.device, self._spread)
-        typical = added.of_values(call.v[0, :, spread]).median(-1).values.clamp_min(1e-12)
-        a = self._per_row(sampled, added, "sample", self.sample, typical)
-        b = self._per_row(exact, added, "exact", self.exact, typical)
-        b |= {"top_key": exact.top_key[0], "top_masses": exact.top_mass[0]}
-        if copies:
-            a["copying"] = self._copying(sampled, added.weight)
-        head = {"value_norm_median": typical}
-        # Apart from the others: a product of 49 rows may round differently from run to run.
-        head["value_norm_first"] = added.of_values(call.v[0, :, :1])[:, 0]
+        head: dict[str, Tensor] = {}
         if looks:
             head["look"] = self._look(exact)
         if text:
             head |= self._receivers(call, sampled)
             prefix = torch.arange(min(self.prefix, len(self.prompt)))
-            first = self._measure(call, "prefix", prefix, plain=True, received=False)
-            head["prefix_first"] = first.first[0, :, :, 0].mean(-1)
-        for name, store in (("_sampled", a), ("_exact", b), ("_head", head)):
-            getattr(self, name).append(store)
+            early = self._measure(call, "prefix", prefix, plain=True, received=False)
+            head["prefix_first"] = early.first[0, :, :, 0].mean(-1)
+        values = call.v[:, :, self._once("spread", call.v.device, self._spread)]
+        if self._waiting and self._waiting[0].values.device != values.device:
+            self._take_down()
+        first = call.v[:, :, :1].clone()
+        self._waiting.append(_Seen(call.layer, outlined(sampled), outlined(exact), values, first, head))
+        if sum(x.held for x in self._waiting) > _HELD.get(values.device.type, 0):
+            self._take_down()
+
+    def _take_down(self) -> None:
+        """Work out the numbers of all layers that wait, and forget their outputs."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        weights = [self.model.output_weight(x.layer) for x in waiting]
+        added = Contribution(weights, self.model.geometry.kv_heads)
+        sampled, exact = joined([x.sampled for x in waiting]), joined([x.exact for x in waiting])
+        typical = added.of_values(torch.cat([x.values for x in waiting])).median(-1).values.clamp_min(1e-12)
+        numbers: list[dict[str, Tensor]] = []
+        for name, rows, statistics in (("sample", self.sample, sampled), ("exact", self.exact, exact)):
+            what = RowNumbers(self.prompt, rows, self.watch, tuple(self._offsets), self._placed, name)
+            numbers.append(what.of(statistics, added, typical))
+        a, b = numbers
+        b |= {"top_key": exact.top_key, "top_masses": exact.top_mass}
+        if "echo" in self.prompt.offsets:
+            a["copying"] = torch.stack([self._copying(sampled, i, w) for i, w in enumerate(weights)])
+        # Apart from the others: a product of 49 rows may round differently from run to run.
+        first = added.of_values(torch.cat([x.first for x in waiting]))[..., 0]
+        head = stacked([x.head for x in waiting])
+        head |= {"value_norm_median": typical, "value_norm_first": first}
+        for store, found in ((self._sampled, a), (self._exact, b), (self._head, head)):
+            store.append(found)
+
+    def _once(self, name: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+        return self._placed.get(name, device, make)
 
     def _measure(
         self,
@@ -147,56 +183,13 @@ class HeadRows:
         """
         return torch.linspace(0, len(self.prompt) - 1, min(_VALUES, len(self.prompt))).long()
 
-    def _per_row(
-        self, s: RowStatistics, contribution: Contribution, name: str, rows: Tensor, typical: Tensor
-    ) -> dict[str, Tensor]:
-        """Everything that is one number per head and row of those called `name`. [H, R] each"""
-        out: dict[str, Tensor] = {"top_mass": s.top_mass[0, ..., 0], "lse": s.lse[0]}
-        device, visible = s.lse.device, rows + 1
-
-        def once(what: str, make: Callable[[], Tensor]) -> Tensor:
-            return self._once(f"{name} {what}", device, make)
-
-        # The entropy of a single key is over ln(1): NaN.
-        most = once("log", lambda: visible.log().masked_fill(visible < 2, torch.nan))
-        out["entropy"] = s.entropy[0] / most
-        for i, k in enumerate(self.watch.first):
-            out[f"first_{k}"] = s.first[0, ..., i]
-        for i, w in enumerate(self.watch.recent):
-            out[f"recent_{w}"] = s.recent[0, ..., i]
-        for i, span in enumerate(self.prompt.spans):
-            out[f"span_{span}"] = s.span[0, ..., i]
-        period = int(self.prompt.meta.get("period", 0))
-        offset = s.offset[0].masked_fill(
-            once("first period", lambda: (visible <= period + 1)[:, None]), torch.nan
-        )
-        for i, distances in enumerate(self._offsets):
-            out[f"offset_{distances}"] = offset[..., i]
-        whole = contribution.of_all(s.output[0]).clamp_min(1e-12)
-        out["activity"] = contribution.of_heads(s.output[0]) / typical[:, None]
-        for i, (sink, recent) in enumerate(self.watch.keep):
-            lost = s.output[0] - s.kept_output[0, :, :, i]
-            group = contribution.of_groups(lost) / whole
-            enough = sink + recent
-            short = once(f"short of {enough}", partial(torch.le, visible, enough))
-            for cut, value in (
-                (f"kept_{sink}_{recent}", s.kept_mass[0, ..., i]),
-                (f"cut_error_{sink}_{recent}", contribution.of_heads(lost) / whole),
-                (
-                    f"group_cut_error_{sink}_{recent}",
-                    group.repeat_interleave(self.model.geometry.group_size, 0),
-                ),
-            ):
-                out[cut] = value.masked_fill(short, torch.nan)
-        return out
-
-    def _copying(self, s: RowStatistics, weight: Tensor) -> Tensor:
-        """Share of the prompt's other tokens whose logit the head raises less than that of the token
+    def _copying(self, s: RowStatistics, index: int, weight: Tensor) -> Tensor:
+        """Share of the prompt's other tokens whose logit a head raises less than that of the token
         it looks at most. 0 ... 1, 0.5 by chance. [H, R]"""
-        added = torch.einsum("hrd,hdm->hrm", s.output[0], weight.float())
+        added = torch.einsum("hrd,hdm->hrm", s.output[index], weight.float())
         table, which = self._directions
         logits = added @ self._once("table", added.device, lambda: table).T
-        looked_at = self._once("which", added.device, lambda: which)[s.top_key[0, ..., 0]]
+        looked_at = self._once("which", added.device, lambda: which)[s.top_key[index, ..., 0]]
         below = logits < logits.gather(-1, looked_at[..., None])
         return below.sum(-1) / max(1, table.shape[0] - 1)
 
@@ -222,7 +215,7 @@ class HeadRows:
             "rows that see", total.device, lambda: torch.arange(n, 0, -1)
         )
         share = share.masked_fill(self._once("seldom seen", total.device, self._seldom), 0.0)
-        mass, key = share.topk(min(_RECEIVERS, n), -1)
+        mass, key = largest(share, _RECEIVERS)
         return {"receiver_key": key, "receiver_mass": mass}
 
     def _seldom(self) -> Tensor:
@@ -235,9 +228,16 @@ class HeadRows:
 
         Only here, and once, does anything wait for the GPU.
         """
-        sampled = stacked(self._sampled)
+        self._take_down()
+        sampled = _all_layers(self._sampled)
         bounded = sampled["lse"].isfinite().all()
         if not bool(bounded):
             for layer, lse in enumerate(sampled["lse"]):
                 refuse_unbounded(self.model.name, layer, lse)
-        return Found(sampled, stacked(self._exact), stacked(self._head))
+        return Found(sampled, _all_layers(self._exact), _all_layers(self._head))
+
+
+def _all_layers(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all layers, put together on the device of the first."""
+    device = next(iter(parts[0].values())).device
+    return {name: torch.cat([part[name].to(device) for part in parts]) for name in parts[0]}

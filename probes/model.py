@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -175,7 +176,7 @@ class Model:
         if ids is None:
             ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
             for row, prompt in enumerate(prompts):
-                ids[row, : len(prompt)] = torch.tensor(prompt.ids)
+                ids[row, : len(prompt)] = torch.from_numpy(np.fromiter(prompt.ids, np.int64, len(prompt)))
         ids = ids.to(self.device)
         pictures = [picture for prompt in prompts for picture in prompt.pictures]
         if self.vision is None:

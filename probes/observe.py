@@ -24,6 +24,7 @@ from headscope.probes.seam import attach
 
 PREFIX = 64  # rows of Sink_k^eps (Gu et al. 2024): the first 64 positions of natural text
 _SHOWN = 16  # rows kept token by token where a prompt has no answer
+_TOGETHER = 1 << 22  # numbers that are averaged at once
 
 
 @dataclass(frozen=True)
@@ -165,17 +166,22 @@ def _average(
     """
     is_late = np.arange(len(rows)) >= min(EARLY, len(rows) // 2) if len(rows) < n else np.zeros(n, bool)
     drawn, there = int(is_late.sum()), n - int((~is_late).sum())
-    late = torch.from_numpy(is_late).to(next(iter(sampled.values())).device)
+    one = next(iter(sampled.values()))
+    late = torch.from_numpy(is_late).to(one.device)
     weight = late.new_ones(len(rows), dtype=torch.float64).masked_fill(late, there / max(1, drawn))
-    mean, var = {}, {}
-    for name, found in sampled.items():
+    mean: dict[str, Tensor] = {}
+    var: dict[str, Tensor] = {}
+    step = max(1, _TOGETHER // max(1, one.numel()))  # a GPU would take longer to be asked for each alone
+    for names in (list(sampled)[i : i + step] for i in range(0, len(sampled), step)):
+        found = torch.stack([sampled[name] for name in names])
         values, defined = found.double(), found.isfinite()
         total = (defined * weight).sum(-1)
         centre = _ratio((values.where(defined, 0.0) * weight).sum(-1), total, torch.nan)
         noise = _late_variance(values, defined & late)
         share = _ratio((defined * weight * late).sum(-1), total, 0.0)
-        mean[name] = centre.float()
-        var[name] = (share**2 * noise * (1.0 - drawn / max(1, there))).float()
+        noise = share**2 * noise * (1.0 - drawn / max(1, there))
+        mean |= dict(zip(names, centre.float(), strict=True))
+        var |= dict(zip(names, noise.float(), strict=True))
     return mean, var
 
 

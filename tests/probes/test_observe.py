@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zoo import tiny
 
-from headscope.probes import HeadscopeError, Prompt, Recipe, load, observe
+from headscope.probes import HeadscopeError, Prompt, Recipe, Watch, headrows, load, observe
 from headscope.probes.observe import _average, sample_rows
 
 
@@ -45,6 +45,29 @@ def test_all_rows_have_no_sampling_error() -> None:
     mean, var = _average({"x": torch.from_numpy(values)}, np.arange(30), 30)
     np.testing.assert_allclose(mean["x"], values.mean(-1), rtol=1e-5)
     assert not var["x"].any()
+
+
+@pytest.mark.parametrize("kind", ["prose", "needle", "repeat"])
+def test_layers_taken_down_together_are_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, all at once and three at a time, against one by one."""
+    ids = tuple(i % 7 + 3 for i in range(250))
+    prompt = {
+        "prose": Prompt("prose", ids),
+        "needle": Prompt("needle", ids, {"needle": (10, 20)}, (246, 250)),
+        "repeat": Prompt("repeat", ids, offsets={"echo": (7,), "induction": (6, 13)}, meta={"period": 7}),
+    }[kind]
+    model = load(tiny("llama"))
+    recipe = Recipe(sample=64, watch=Watch(keep=((4, 40),)))
+    alone = observe(model, prompt, recipe)
+    one_layer = 64 * model.geometry.heads * model.geometry.head_dim * 4 * 2
+    for held in (1 << 40, 2 * one_layer):
+        monkeypatch.setattr(headrows, "_HELD", {"cpu": held})
+        together = observe(model, prompt, recipe)
+        for part in ("mean", "var", "exact", "head"):
+            want, got = getattr(alone, part), getattr(together, part)
+            assert list(want) == list(got)
+            for name in want:
+                np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @torch.no_grad()

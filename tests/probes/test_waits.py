@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.masking_utils import sliding_window_causal_mask_function
 from zoo import tiny
 
-from headscope.probes import Model, Prompt, Watch, load
+from headscope.probes import Model, Prompt, Watch, headrows, load
 from headscope.probes.headrows import HeadRows
 from headscope.probes.residual import ResidualMeter
 from headscope.probes.seam import AttentionCall
@@ -99,8 +99,13 @@ def waits(model: Model, prompt: Prompt, visible: Visibility, device: str) -> lis
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(PROMPTS))
-def test_no_layer_waits_for_the_gpu(model: Model, name: str) -> None:
+@pytest.mark.parametrize("held", [0, 1 << 40])
+def test_no_layer_waits_for_the_gpu(
+    model: Model, name: str, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether each layer is taken down at once or they are held."""
     model.hf.to("meta")
+    monkeypatch.setattr(headrows, "_HELD", {"meta": held})
     first, *others = waits(model, PROMPTS[name], CAUSAL, "meta")
     assert "_to_copy" in first  # else copies would not be seen
     assert others == [[]] * (LAYERS - 1)
