@@ -3,21 +3,26 @@
     python benchmarks/circuits.py --out benchmarks/results/circuits_ioi.json
 
 Cheap methods and baselines see the same prompts as exact patching; faithfulness is measured on prompts
-that no method has seen. All prompts are ones that the model answers right. `--parts` runs some of it:
+that no method has seen. All prompts are ones that the model answers right. `--parts` runs some of it,
+and each part replaces what the file had of it, so that its rows come from the one command beside them:
 
 - `recall`: exact patching, and the recall of its ten largest heads by every other method;
 - `heads`: faithfulness of circuits of heads, ablation by counterfactual, mean and zero;
 - `edges`: faithfulness of circuits of edges;
-- `stability`: overlap between seeds at 5 ... 250 examples.
+- `stability`: overlap between seeds at 5 ... 250 examples, graded against the exact ten of `recall`.
+
+`--methods` narrows the methods of the last three.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +44,33 @@ from headscope.probes import (
     roc_auc,
     stability,
 )
+from headscope.probes.circuits.method import ABLATIONS
+from headscope.probes.files import write_atomically
+from headscope.probes.software import versions
 
+Rows = Iterator[dict[str, Any]]
 TOP = 10
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
-CHEAP = ("attribution", "eap", "eap-ig", "paths", "difference", "layer", "random")
-DRAWS = 3  # of the random baseline
-EDGED = ("eap", "eap-ig", "random")  # methods that score all edges
+CHEAP = ("attribution", "attribution-ig", "eap", "eap-ig", "paths", "difference", "layer", "random")
+SCORED = ("attribution", "attribution-ig", "eap", "eap-ig")
+PARTS = {  # and the methods that each compares; `method@mean` scores towards that ablation
+    "recall": CHEAP,
+    "heads": ("patching", *CHEAP, *(f"{m}@{a}" for m in SCORED if m != "eap" for a in ("mean", "zero"))),
+    "edges": ("eap", "eap-ig", "random", "eap-ig@mean", "eap-ig@zero"),  # those that score all edges
+    "stability": ("attribution", "attribution-ig", "eap-ig", "sae-codes", "difference", "layer", "random"),
+}
+DRAWS = 5  # of the random baseline
+
+
+def provenance(model: Model, out: Path) -> dict[str, Any]:
+    """What was run on what; the command without the folder that its file was written to."""
+    words = [out.name if word == str(out) else word for word in sys.argv[1:]]
+    gpu = model.device.type == "cuda"
+    return {
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
+        "device": torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads",
+        "dtype": str(model.hf.dtype).removeprefix("torch."), "versions": versions(),
+    }  # fmt: skip
 
 
 def timed(model: Model, task: Pairs, method: str, seed: int = 0) -> tuple[Circuit, dict[str, Any]]:
@@ -96,18 +122,29 @@ def averaged(all_grades: list[dict[str, float]]) -> dict[str, float]:
     return {k: round(float(np.mean([g[k] for g in all_grades])), 3) for k in all_grades[0]}
 
 
-def kept(
-    model: Model, learn: Pairs, held: Pairs, grain: Any, ablations: Any, methods: Any
-) -> Iterator[dict[str, Any]]:
+def kept(model: Model, learn: Pairs, held: Pairs, grain: Any, args: argparse.Namespace) -> Rows:
     """Curves on held-out prompts, one for each method and ablation; random ones averaged over draws."""
-    for method in methods:
+    for method in chosen(args, grain):
         circuits = [found_on(model, learn, method, i) for i in range(DRAWS if method == "random" else 1)]
-        for ablation in ablations:
+        towards = method.partition("@")[2]
+        for ablation in (a for a in args.ablations if towards in ("", a)):
             curves = [
                 faithfulness(model, c, held.prompts, grain=grain, ablation=ablation, sizes=SIZES)
                 for c in circuits
             ]
-            yield {"learned": len(learn.prompts), **summary(curves)}
+            yield {"method": method, "learned": len(learn.prompts), **summary(curves)}
+
+
+def stable(model: Model, truth: list[HeadId], args: argparse.Namespace) -> Rows:
+    """Overlap between draws of prompts, a row for each method and number of prompts."""
+    drawn = pairs(model, args.task, 2 * max(args.counts), seed=args.seed + 1)
+    for method, count in product(chosen(args, "stability"), args.counts):
+        found = stability(model, drawn, [method], counts=[count], seeds=args.seeds, truth=truth)
+        yield json.loads(found.round(4).to_json(orient="records"))[0] | {"seeds": len(args.seeds)}
+
+
+def chosen(args: argparse.Namespace, part: str) -> list[str]:
+    return [m for m in PARTS[part] if not args.methods or m.partition("@")[0] in args.methods]
 
 
 _found: dict[tuple[str, int], Circuit] = {}
@@ -116,27 +153,35 @@ _found: dict[tuple[str, int], Circuit] = {}
 def found_on(model: Model, learn: Pairs, method: str, seed: int) -> Circuit:
     """A circuit, found once for all parts."""
     if (method, seed) not in _found:
-        _found[method, seed] = discover(model, learn, method=method, seed=seed)
+        name, _, towards = method.partition("@")
+        settings = {"towards": towards} if towards else {}
+        _found[method, seed] = discover(model, learn, method=name, settings=settings, seed=seed)
     return _found[method, seed]
 
 
 def summary(curves: list[Curve]) -> dict[str, Any]:
     first = curves[0]
-    mean = {
-        name: np.mean([getattr(c, name) for c in curves], 0).round(4).tolist()
-        for name in ("kept", "f", "cpr", "cmd")
-    }
-    return {
-        "method": first.method, "grain": first.grain, "ablation": first.ablation, "draws": len(curves),
+    every = {name: np.array([getattr(c, name) for c in curves]) for name in ("kept", "f", "cpr", "cmd")}
+    mean = {name: values.mean(0).round(4).tolist() for name, values in every.items()}
+    shares = every["kept"] / first.whole
+    row = {
+        "grain": first.grain, "ablation": first.ablation, "draws": len(curves),
         "prompts": first.prompts, "whole": round(first.whole, 4), "nothing": round(first.nothing, 4),
-        "share": first.share, "count": first.count, **mean, "f_se": [round(x or 0, 4) for x in first.f_se],
-        "cpr_se": round(first.cpr_se or 0, 4), "cmd_se": round(first.cmd_se or 0, 4),
-        "kept_share": [round(m / first.whole, 4) for m in mean["kept"]],
+        "share": first.share, "count": first.count, **mean,
+        "kept_share": shares.mean(0).round(4).tolist(),
         "smallest_that_keeps_80": [c.smallest(0.8) for c in curves],
+    }  # fmt: skip
+    if len(curves) > 1:  # the spread over draws, which is larger than each one's error
+        return row | {"f_sd": every["f"].std(0, ddof=1).round(4).tolist(),
+                      "kept_share_sd": shares.std(0, ddof=1).round(4).tolist()}  # fmt: skip
+    return row | {
+        "f_se": [round(x or 0, 4) for x in first.f_se],
+        "kept_share_se": [round(x or 0, 4) for x in first.kept_share_se],
+        "cpr_se": round(first.cpr_se or 0, 4), "cmd_se": round(first.cmd_se or 0, 4),
     }  # fmt: skip
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -146,51 +191,56 @@ def main() -> None:
     parser.add_argument("--exact", type=int, default=16, help="of them, those for exact patching")
     parser.add_argument("--held", type=int, default=32, help="other prompts to test circuits on")
     parser.add_argument("--held-edges", type=int, default=12, help="of them, those for circuits of edges")
-    parser.add_argument("--parts", nargs="+", default=["recall", "heads", "edges", "stability"])
-    parser.add_argument("--methods", nargs="+", default=["attribution", "eap-ig", *CHEAP[3:]])
-    parser.add_argument("--ablations", nargs="+", default=["counterfactual", "mean", "zero"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--methods", nargs="+", choices=PARTS["heads"] + PARTS["stability"], default=[])
+    parser.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
     parser.add_argument("--counts", nargs="+", type=int, default=[5, 10, 50, 250], help="of stability")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="of stability")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    model = load(args.model)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; parts that it has are kept")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    model = load(args.model, dtype="float32")
     learn, held = pairs(model, args.task, args.learn + args.held, seed=args.seed).split(args.learn)
-    few = learn.split(args.exact)[0]
     results: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     results |= {
-        "command": "python benchmarks/circuits.py " + " ".join(sys.argv[1:]), "model": args.model,
-        "fingerprint": model.fingerprint, "task": args.task, "seed": args.seed,
-        "accuracy": learn.accuracy, "tried": learn.tried,
-        "device": f"{torch.get_num_threads()} CPU threads" if model.device.type == "cpu" else "GPU",
+        "model": args.model, "fingerprint": model.fingerprint, "task": args.task,
         "methods": {m.name: {"summary": m.summary, "source": m.source} for m in METHODS},
     }  # fmt: skip
+    runs: dict[str, Any] = results.setdefault("runs", {})
 
-    def save() -> None:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+    def save(part: str, found: Any, began: float) -> None:
+        results[part] = found
+        runs[part] = provenance(model, args.out) | {
+            "seed": args.seed, "accuracy": learn.accuracy, "tried": learn.tried,
+            "seconds": round(time.perf_counter() - began, 1),
+        }  # fmt: skip
+        text = json.dumps(results, indent=1) + "\n"
+        write_atomically(args.out, lambda file: file.write_text(text))
+
+    def exact_ten() -> list[HeadId]:
+        if "recall" not in results:
+            sys.exit(f"{args.out} holds no recall to grade stability against; run that part first.")
+        return [HeadId.parse(row["head"]) for row in results["recall"]["exact"]["top"][:TOP]]
 
     if "recall" in args.parts:
-        results["recall"] = recalled(model, few, learn)
-        save()
-    edges, some = [m for m in args.methods if m in EDGED], held.split(args.held_edges)[0]
-    for grain, test, methods in (("heads", held, args.methods), ("edges", some, edges)):
-        if grain not in args.parts:
-            continue
-        rows = {(r["method"], r["ablation"], r["learned"]): r for r in results.get(grain, [])}
-        for row in kept(model, learn, test, grain, args.ablations, methods):
+        began = time.perf_counter()
+        save("recall", recalled(model, learn.split(args.exact)[0], learn), began)
+    some = held.split(args.held_edges)[0]
+    rows_of: dict[str, Callable[[], Rows]] = {
+        "heads": lambda: kept(model, learn, held, "heads", args),
+        "edges": lambda: kept(model, learn, some, "edges", args),
+        "stability": lambda: stable(model, exact_ten(), args),
+    }
+    for part in (p for p in rows_of if p in args.parts):
+        rows, began = list[dict[str, Any]](), time.perf_counter()
+        for row in rows_of[part]():
             print(json.dumps(row), flush=True)
-            rows[row["method"], row["ablation"], row["learned"]] = row
-            results[grain] = list(rows.values())
-            save()
-    if "stability" in args.parts:
-        drawn = pairs(model, args.task, 2 * max(args.counts), seed=args.seed + 1)
-        truth = [HeadId.parse(h["head"]) for h in results["recall"]["exact"]["top"][:TOP]]
-        for method in args.methods:
-            found = stability(model, drawn, [method], counts=args.counts, seeds=args.seeds, truth=truth)
-            print(found.round(3).to_string(), flush=True)
-            rest = [r for r in results.get("stability", []) if r["method"] != method]
-            results["stability"] = rest + json.loads(found.round(4).to_json(orient="records"))
-            save()
+            rows.append(row)
+            save(part, rows, began)
 
 
 if __name__ == "__main__":

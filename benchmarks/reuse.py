@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from circuits import provenance
+
 from headscope.heads import cross_ablation, repair, shared_heads
 from headscope.probes import TASKS, discover, load, pairs
+from headscope.probes.files import write_atomically
 
 TASK_NAMES = ("ioi", "coloured_objects", "greater_than", "docstring", "induction", "retrieval")
 
@@ -34,16 +36,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    began, model = time.process_time(), load(args.model)
+    began, model = time.perf_counter(), load(args.model, dtype="float32")
     top = model.geometry.layers * model.geometry.heads // 20
-    results: dict[str, Any] = {
-        "command": "python benchmarks/reuse.py " + " ".join(sys.argv[1:]), "model": args.model,
-        "fingerprint": model.fingerprint, "seed": args.seed, "top": top, "accuracy": {}, "circuits": {},
+    results: dict[str, Any] = provenance(model, args.out) | {
+        "model": args.model, "fingerprint": model.fingerprint, "seed": args.seed, "top": top,
+        "accuracy": {}, "circuits": {},
     }  # fmt: skip
 
     def save(**more: Any) -> None:
-        results.update(more, cpu_seconds=round(time.process_time() - began))
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        results.update(more, seconds=round(time.perf_counter() - began))
+        text = json.dumps(results, indent=1) + "\n"
+        write_atomically(args.out, lambda file: file.write_text(text))
 
     circuits, held = {}, {}
     for task in TASK_NAMES:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from headscope.probes.circuits.means import head_means, instead
+from headscope.probes.circuits.method import Ablation
 from headscope.probes.effects import METRICS, Effects, Metric, measure
 from headscope.probes.forward import Batch, answer_logits, batches
 from headscope.probes.geometry import HeadId
@@ -27,13 +29,19 @@ def attribution_patching(
     *,
     positions: str = "all",
     metrics: Sequence[Metric] = ("logit_diff",),
-    towards: Literal["counterfactual", "zero"] = "counterfactual",
+    towards: Ablation = "counterfactual",
+    steps: int = 1,
+    done: Callable[[int], object] = lambda count: None,
 ) -> Effects:
     """First-order estimate of `activation_patching` for all heads at once.
 
     The change of a head's output times the gradient of the metric with respect to it, summed over
-    rows (Nanda 2023). Costs two forward passes a prompt and one backward pass for each metric. It
-    misses what is not linear, saturated softmaxes above all: confirm what matters exactly.
+    rows (Nanda 2023). Costs two forward passes a prompt (three towards the `mean`) and `steps` backward
+    ones for each metric. It misses what is not linear, saturated softmaxes above all: confirm what
+    matters exactly. With more steps, gradients are averaged over passes in which every head puts out
+    1/m, 2/m ... 1 of what it would beyond its replacement: the effects of all heads then sum, to the
+    error of the sum over steps, to that of replacing them all (integrated gradients, Sundararajan et al.
+    2017, arXiv 1703.01365, of a share that all heads have in common).
 
     Args:
         model: the model.
@@ -41,7 +49,10 @@ def attribution_patching(
         positions: see `activation_patching`.
         metrics: for which to compute the change; the others are NaN.
         towards: what heads are patched with. `zero` makes it gradient × activation, with a minus
-            sign: the estimated effect of removing a head.
+            sign: the estimated effect of removing a head; `mean` is that over the counterfactuals' rows,
+            the first of which has its own.
+        steps: passes to average gradients over.
+        done: called after every batch and step with the number of (prompt, step) pairs done.
 
     Raises:
         HeadscopeError: see `activation_patching`.
@@ -49,36 +60,54 @@ def attribution_patching(
     g = model.geometry
     clean, other = (np.zeros((len(METRICS), len(prompts))) for _ in range(2))
     change = np.full((len(METRICS), len(prompts), g.layers, g.heads), np.nan)
-    for batch in batches(model, prompts):
+    for metric in metrics:
+        change[METRICS.index(metric)] = 0.0
+    todo, count = list(batches(model, prompts)), 0
+    means = head_means(model, todo) if towards == "mean" else None
+    for batch in todo:
         with torch.no_grad():
-            twin = batch.twin(model)
-            _, target, found = _outputs(model, twin, batch)
-            other[:, batch.index] = found.cpu().double().numpy()
-        with torch.enable_grad():
-            attached, held, said = _outputs(model, batch, batch)
-            clean[:, batch.index] = said.detach().cpu().double().numpy()
-            rows = selected(batch, positions)[..., None]
+            _, twin, found = _outputs(model, batch.twin(model), batch)
+        other[:, batch.index] = found.cpu().double().numpy()
+        goal = [
+            instead(z.permute(2, 0, 1, 3), towards, means, i).permute(1, 2, 0, 3) for i, z in enumerate(twin)
+        ]
+        rows = selected(batch, positions)[..., None]
+        for step in range(steps):
+            with torch.enable_grad():
+                attached, held, said = _outputs(model, batch, batch, goal, (step + 1) / steps)
             for i, metric in enumerate(metrics):
                 total = said[METRICS.index(metric)].sum()
                 gradients = torch.autograd.grad(total, attached, retain_graph=i + 1 < len(metrics))
                 for layer, slope in enumerate(gradients):
-                    goal = target[layer] if towards == "counterfactual" else 0.0
-                    product = (slope * (goal - held[layer])).sum(-1)  # [B, T, H]
+                    product = (slope * (goal[layer] - held[layer])).sum(-1)  # [B, T, H]
                     effect = (product * rows).sum(1).cpu().double().numpy()
-                    change[METRICS.index(metric), batch.index, layer] = effect
-    how = "attribution patching" if towards == "counterfactual" else "gradient × activation"
+                    change[METRICS.index(metric), batch.index, layer] += effect / steps
+            count += len(batch.index)
+            done(count)
+        clean[:, batch.index] = said.detach().cpu().double().numpy()
+    how = {"counterfactual": "attribution patching", "zero": "gradient × activation"}.get(
+        towards, "attribution patching towards the mean"
+    )
     return Effects(f"{how} at {positions} rows", clean, other, change)
 
 
-def _outputs(model: Model, batch: Batch, asked: Batch) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Head outputs of one pass in the graph and out of it, [B, T, H, D] a layer; metrics [M, B]."""
+def _outputs(
+    model: Model, batch: Batch, asked: Batch, goal: Sequence[Tensor] | None = None, share: float = 1.0
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Head outputs of one pass in the graph and out of it, [B, T, H, D] a layer; metrics [M, B].
+
+    What goes on is `share` of each head's output and the rest of its `goal`; kept out of the graph is
+    the output itself.
+    """
     attached, held = list[Tensor](), list[Tensor]()
 
-    def keep(_: int, z: Tensor) -> Tensor:
+    def keep(layer: int, z: Tensor) -> Tensor:
+        held.append(z.detach())
+        if goal is not None and share < 1:
+            z = torch.lerp(goal[layer], z, share)
         if torch.is_grad_enabled() and not z.requires_grad:  # frozen weights: the graph begins here
             z = z.detach().requires_grad_()
         attached.append(z)
-        held.append(z.detach())
         return z
 
     with head_outputs(model, keep):

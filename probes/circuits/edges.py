@@ -20,7 +20,8 @@ from torch import Tensor
 from headscope.probes.circuits.anatomy import Block, anatomy
 from headscope.probes.circuits.circuit import Edges, Node
 from headscope.probes.circuits.gradients import edge_names, readers_of, slopes
-from headscope.probes.circuits.method import Found, Progress
+from headscope.probes.circuits.means import instead, part_means
+from headscope.probes.circuits.method import Ablation, Found, Progress
 from headscope.probes.circuits.stream import Writers, written
 from headscope.probes.forward import Batch, batches
 from headscope.probes.prompts import Prompt
@@ -57,7 +58,7 @@ class _Sum:
 
 
 def edge_attribution(
-    model: Model, prompts: Sequence[Prompt], places: Sequence[float], progress: Progress
+    model: Model, prompts: Sequence[Prompt], places: Sequence[float], towards: Ablation, progress: Progress
 ) -> Found:
     """Score every edge, and every writer by the sum over its edges.
 
@@ -65,6 +66,8 @@ def edge_attribution(
         model: the model.
         prompts: with counterfactuals.
         places: where to take gradients: 0 at the counterfactual's embeddings, 1 at the prompt's.
+        towards: what stands in for a writer; with other than the `counterfactual`, the embeddings that
+            gradients begin at are replaced likewise.
         progress: called with the layers done, of all batches and places.
 
     Raises:
@@ -75,14 +78,16 @@ def edge_attribution(
     readers = readers_of(model.geometry, blocks)
     edges, nodes = _Sum(len(sources)), _Sum(len(writers))
     means = np.zeros(2)
-    todo = list(batches(model, prompts, writers.tokens()))
+    todo = list(batches(model, prompts, writers.tokens(model.device)))
+    averages = part_means(model, blocks, todo) if towards == "mean" else None
     for done, batch in enumerate(todo):
         with torch.no_grad():
             clean = written(model, blocks, batch, batch)
             twin = written(model, blocks, batch.twin(model), batch)
-        difference, ends = clean.parts - twin.parts, (twin.entering[0], clean.entering[0])
+        other = instead(twin.parts, towards, averages)
+        difference, ends = clean.parts - other, (other[0].to(clean.entering[0], copy=True), clean.entering[0])
         means += [float(clean.metrics[0].sum()), float(twin.metrics[0].sum())]
-        del clean, twin
+        del clean, twin, other
         found = np.zeros((len(batch.prompts), len(sources)))
         for i, place in enumerate(places):
             found += _products(model, blocks, batch, torch.lerp(*ends, place), difference) / len(places)

@@ -19,15 +19,13 @@ from headscope.probes.circuits.ablate import edge_runs, head_runs
 from headscope.probes.circuits.anatomy import anatomy
 from headscope.probes.circuits.circuit import Circuit
 from headscope.probes.circuits.gradients import edge_names
-from headscope.probes.circuits.method import Progress
+from headscope.probes.circuits.method import ABLATIONS, Ablation, Progress
 from headscope.probes.errors import HeadscopeError, unknown
 from headscope.probes.prompts import Prompt
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
 
-Ablation = Literal["counterfactual", "mean", "zero"]
-ABLATIONS: tuple[Ablation, ...] = ("counterfactual", "mean", "zero")
 Grain = Literal["heads", "edges"]
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -47,6 +45,7 @@ class Curve(BaseModel):
         kept: mean log-odds of the circuit. nats [K]
         f: faithfulness; 0 as if all were ablated, 1 as if nothing. [K]
         f_se: standard error over prompts, of a ratio of means. [K]
+        kept_share_se: standard error over prompts of `kept` over `whole`, a ratio of means. [K]
         cpr, cmd: areas over the sizes. cpr_se, cmd_se: their standard errors over prompts.
     """
 
@@ -64,6 +63,7 @@ class Curve(BaseModel):
     kept: tuple[float, ...]
     f: tuple[float, ...]
     f_se: tuple[float | None, ...]
+    kept_share_se: tuple[float | None, ...] = ()
     cpr: float
     cpr_se: float | None
     cmd: float
@@ -166,6 +166,7 @@ def _curve(
         raise HeadscopeError("Ablating everything changes nothing, so that faithfulness is not defined.")
     f = gain.mean(1) / span
     influence = (gain - f[:, None] * (whole - nothing)) / span  # of each prompt on each f
+    lost = found[:-2] - found[:-2].mean(1, keepdims=True) / whole.mean() * whole
     k = np.asarray(sizes, np.float64)
     below = -np.sign(f - 1)
     cpr, cpr_se = float(np.trapezoid(f, k)), _se(np.trapezoid(influence, k, axis=0))
@@ -175,7 +176,9 @@ def _curve(
         method=circuit.method, task=circuit.task, grain=grain, ablation=ablation, prompts=found.shape[1],
         whole=float(whole.mean()), nothing=float(nothing.mean()), share=tuple(sizes), count=tuple(counts),
         kept=tuple(found[:-2].mean(1).tolist()), f=tuple(f.tolist()),
-        f_se=tuple(_se(row) for row in influence), cpr=cpr, cpr_se=cpr_se, cmd=cmd, cmd_se=cmd_se,
+        f_se=tuple(_se(row) for row in influence),
+        kept_share_se=tuple(_se(row / whole.mean()) for row in lost),
+        cpr=cpr, cpr_se=cpr_se, cmd=cmd, cmd_se=cmd_se,
     )  # fmt: skip
 
 

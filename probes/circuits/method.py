@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,24 @@ if TYPE_CHECKING:
     from headscope.probes.model import Model
 
 Progress = Callable[[int, int], object]
+Ablation = Literal["counterfactual", "mean", "zero"]
+ABLATIONS: tuple[Ablation, ...] = ("counterfactual", "mean", "zero")
 
 
 class MethodSettings(BaseModel):
     """A method's own numbers; methods that have some derive from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TowardsSettings(MethodSettings):
+    """Attributes:
+    towards: what stands in for a node when it is taken away: the `counterfactual`'s value, its `mean`
+        over the rows of all of them (the first row has its own), or `zero`. A circuit that is to stand
+        an ablation should be found towards it.
+    """
+
+    towards: Ablation = "counterfactual"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from headscope.probes.inside import hidden_of, recording
 if TYPE_CHECKING:
     from headscope.probes.model import Model
 
-_FLOATS = 1 << 27  # of one array that holds what every node adds
+_FLOATS = 1 << 27  # of one array that holds what every node adds; half a GiB, 2 on a GPU
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ class Writers:
             found.append((f"M{layer}", "mlp", layer))
         return found
 
-    def tokens(self) -> int:
+    def tokens(self, device: torch.device) -> int:
         """How many tokens of a batch keep the array of all contributions within bounds."""
-        return max(1, _FLOATS // (len(self) * self.geometry.hidden))
+        floats = _FLOATS * (4 if device.type == "cuda" else 1)
+        return max(1, floats // (len(self) * self.geometry.hidden))
 
 
 @dataclass(frozen=True)

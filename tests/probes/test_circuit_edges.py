@@ -14,6 +14,7 @@ from zoo import random_pairs, tiny
 
 from headscope.probes import Circuit, Model, attribution_patching, discover, load
 from headscope.probes.circuits.anatomy import anatomy
+from headscope.probes.circuits.means import instead, part_means
 from headscope.probes.circuits.mixed import Mixer
 from headscope.probes.circuits.stream import Writers, Written, written
 from headscope.probes.forward import Batch, batches
@@ -21,11 +22,13 @@ from headscope.probes.forward import Batch, batches
 _STEP = 0.01
 
 
-def apart(model: Model) -> tuple[Batch, Written, Written, Mixer]:
+def apart(model: Model, ablation: str = "counterfactual") -> tuple[Batch, Written, Written, Mixer]:
     blocks = anatomy(model)
     batch = next(batches(model, random_pairs()))
     clean, twin = (written(model, blocks, b, batch) for b in (batch, batch.twin(model)))
-    return batch, clean, twin, Mixer.of(model, blocks, batch, clean, twin, twin.parts)
+    means = part_means(model, blocks, [batch]) if ablation == "mean" else None
+    ablated = instead(twin.parts, ablation, means)
+    return batch, clean, twin, Mixer.of(model, blocks, batch, clean, twin, ablated)
 
 
 def eap(model: Model, **options: Any) -> Circuit:
@@ -57,6 +60,18 @@ def test_edge_scores_are_slopes(any_model: Model) -> None:
     order = np.argsort(-np.abs(circuit.edges.score))
     for i in (*order[:5], *order[20:200:40]):
         more, less = torch.ones(2, len(order))
+        more[i], less[i] = 1 + _STEP, 1 - _STEP
+        slope = (mixer.metrics(more) - mixer.metrics(less))[0].mean() / (2 * _STEP)
+        assert circuit.edges.score[i] == pytest.approx(float(slope), abs=1e-3)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "zero"])
+def test_edge_scores_towards_an_ablation_are_slopes(ablation: str) -> None:
+    model = load(tiny("llama"))
+    *_, mixer = apart(model, ablation)
+    circuit = eap(model, settings={"towards": ablation})
+    for i in np.argsort(-np.abs(circuit.edges.score))[:100:10]:
+        more, less = torch.ones(2, len(circuit.edges))
         more[i], less[i] = 1 + _STEP, 1 - _STEP
         slope = (mixer.metrics(more) - mixer.metrics(less))[0].mean() / (2 * _STEP)
         assert circuit.edges.score[i] == pytest.approx(float(slope), abs=1e-3)

@@ -77,17 +77,37 @@ def test_a_circuit_of_heads_is_brute_force(ablation: Any) -> None:
     keep: dict[int, list[int]] = {}
     for head in circuit.top(curve.count[1]):
         keep.setdefault(head.layer, []).append(head.head)
-    expected = []
+    every, expected = {layer: list(range(6)) for layer in range(3)}, []
     for prompt in random_pairs():
         assert prompt.contrast is not None
         other = head_inputs(model, prompt.contrast.ids)
         other = [z * 0 for z in other] if ablation == "zero" else other
-        expected.append([log_odds(model, prompt.ids[:-1], k, other) for k in ({}, keep)])
-    assert (curve.nothing, curve.kept[1]) == pytest.approx(tuple(np.mean(expected, 0)), abs=1e-4)
+        expected.append([log_odds(model, prompt.ids[:-1], k, other) for k in ({}, keep, every)])
+    found = (curve.nothing, curve.kept[1], curve.whole)
+    assert found == pytest.approx(tuple(np.mean(expected, 0)), abs=1e-4)
     assert curve.f[0] == pytest.approx(0, abs=1e-6)
     assert curve.f[2] == pytest.approx(1, abs=1e-5)
+    _, part, whole = np.array(expected).T
+    spread = (part - part.mean() / whole.mean() * whole).std(ddof=1) / len(part) ** 0.5
+    assert curve.kept_share_se == pytest.approx(
+        (curve.kept_share_se[0], spread / abs(whole.mean()), 0.0), abs=1e-4
+    )
     assert curve.cpr == pytest.approx(np.trapezoid(curve.f, [0, 0.3, 1]))
     assert curve.cmd == pytest.approx(np.trapezoid(np.abs(1 - np.array(curve.f)), [0, 0.3, 1]))
+
+
+@pytest.mark.parametrize("ablation", ["counterfactual", "mean", "zero"])
+def test_integrated_attribution_sums_to_what_ablating_everything_takes(ablation: Any) -> None:
+    """Twice the sum of 200 steps less that of 100, since the error of a sum of m steps is near c / m."""
+    model = load(tiny("llama"))
+
+    def found(**settings: int) -> Circuit:
+        return scored(model, method="attribution-ig", settings={"towards": ablation} | settings)
+
+    curve = faithfulness(model, found(steps=1), random_pairs(), ablation=ablation, sizes=(1.0,))
+    coarse, fine = (found(steps=n).heads()["score"].sum() for n in (100, 200))
+    assert 2 * fine - coarse == pytest.approx(curve.whole - curve.nothing, abs=1e-3)
+    assert found(steps=1).nodes == scored(model, method="attribution", settings={"towards": ablation}).nodes
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", "mean", "zero"])
@@ -121,7 +141,7 @@ def test_planted_circuits_are_found(name: str, sharpness: float) -> None:
     assert trials(model, prompts).right.all()
     grades = {
         method: roc_auc(discover(model, "copying", method=method, prompts=prompts), truth)
-        for method in ("patching", "attribution", "eap", "eap-ig")
+        for method in ("patching", "attribution", "attribution-ig", "eap", "eap-ig")
     }
     assert grades["patching"] == 1.0
     assert min(grades.values()) >= 0.98, grades

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headscope.probes.circuits.circuit import Cost
 from headscope.probes.circuits.edges import edge_attribution
-from headscope.probes.circuits.method import METHODS, Found, MethodSettings, Progress
+from headscope.probes.circuits.method import METHODS, Found, MethodSettings, Progress, TowardsSettings
 from headscope.probes.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -22,13 +22,15 @@ class EdgeAttribution:
     summary = "edge attribution patching: gradients at the clean prompt"
     source = "Syed et al. 2023 (arXiv 2310.10348)"
     baseline = False
-    settings = MethodSettings
+    settings = TowardsSettings
 
     def cost(self, model: Model, settings: MethodSettings) -> Cost:
-        """Two passes that are taken apart and one with its gradient."""
-        return Cost(forward=3, backward=1)
+        """Two passes that are taken apart (three towards the mean) and one with its gradient."""
+        assert isinstance(settings, TowardsSettings)
+        return Cost(forward=3 + (settings.towards == "mean"), backward=1)
 
     def find(
         self, model: Model, prompts: Sequence[Prompt], settings: MethodSettings, seed: int, progress: Progress
     ) -> Found:
-        return edge_attribution(model, prompts, [1.0], progress)
+        assert isinstance(settings, TowardsSettings)
+        return edge_attribution(model, prompts, [1.0], settings.towards, progress)

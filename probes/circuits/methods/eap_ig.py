@@ -9,14 +9,14 @@ from pydantic import PositiveInt
 
 from headscope.probes.circuits.circuit import Cost
 from headscope.probes.circuits.edges import edge_attribution
-from headscope.probes.circuits.method import METHODS, Found, MethodSettings, Progress
+from headscope.probes.circuits.method import METHODS, Found, MethodSettings, Progress, TowardsSettings
 from headscope.probes.prompts import Prompt
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
 
 
-class IntegratedSettings(MethodSettings):
+class IntegratedSettings(TowardsSettings):
     """Attributes: steps: gradients to average, at 1/m, 2/m ... 1 of the way to the clean prompt."""
 
     steps: PositiveInt = 5
@@ -33,13 +33,13 @@ class IntegratedEdges:
     settings = IntegratedSettings
 
     def cost(self, model: Model, settings: MethodSettings) -> Cost:
-        """Two passes that are taken apart, and one with its gradient for each step."""
+        """Two passes that are taken apart (three towards the mean), one with its gradient for each step."""
         assert isinstance(settings, IntegratedSettings)
-        return Cost(forward=2 + settings.steps, backward=settings.steps)
+        return Cost(forward=2 + (settings.towards == "mean") + settings.steps, backward=settings.steps)
 
     def find(
         self, model: Model, prompts: Sequence[Prompt], settings: MethodSettings, seed: int, progress: Progress
     ) -> Found:
         assert isinstance(settings, IntegratedSettings)
         places = [(i + 1) / settings.steps for i in range(settings.steps)]
-        return edge_attribution(model, prompts, places, progress)
+        return edge_attribution(model, prompts, places, settings.towards, progress)
