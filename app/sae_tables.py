@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headscope.probes import Model, Sae
 
 _LIVELY = (1e-4, 0.01)  # features active more rarely have too few examples, more often too many meanings
-_SHORT = (5, 3)  # tokens before and after the most exciting one, where there is little room
+SHORT = (5, 3)  # tokens before and after the most exciting one, where there is little room
 _FEW = 2  # examples of a feature in the table
 
 
@@ -115,7 +115,7 @@ def feature_table(listed: Sequence[dict[str, Any]]) -> Table:
     table = plain_table("Features that stand out", "feature", "active", "head", "raises", "examples")
     for one in listed:
         heads = " ".join(f"{h['head']} {h['share']:.0%}" for h in one.get("heads", [])[:1])
-        examples = Text("\n").join(_strip(example, _SHORT) for example in _different(one["examples"]))
+        examples = Text("\n").join(_strip(example, SHORT) for example in different(one["examples"]))
         table.add_row(
             str(one["feature"]), f"{one['frequency']:.2%}", heads or "–",
             Text("\n".join(t["token"] for t in one["raises"])), examples or Text("–"),
@@ -123,9 +123,9 @@ def feature_table(listed: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _different(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def different(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A few examples that do not say the same."""
-    said = {str(_strip(example, _SHORT)): example for example in reversed(examples)}
+    said = {str(_strip(example, SHORT)): example for example in reversed(examples)}
     return list(said.values())[::-1][:_FEW]
 
 

@@ -6,7 +6,7 @@ Synthetic runs of 30 x 9, 80 x 64 and 126 x 128 heads, with evidence, are writte
 folder and opened in Chromium from a server started for the purpose; one visit warms it up. Opening
 is the time from the request to the last chart drawn, in a fresh browser context with an empty
 cache; a click counts until the head's name stands on its page. Median of the repeats, smallest and
-largest beside it.
+largest beside it; printed and written as they come.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,31 +103,27 @@ def done(page: Page, drawn: str) -> None:
     page.wait_for_selector(".stApp[data-test-script-state=notRunning]", timeout=120_000)
 
 
-def opening(browser: Browser, url: str, drawn: str) -> float:
-    """Seconds until `drawn` stands on the page and the script has ended."""
+def visit(
+    browser: Browser, url: str, drawn: str, click: Callable[[Page], None] | None = None
+) -> tuple[float, float]:
+    """Seconds until `drawn` stands there and the script has ended; and from a click to a head's name."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     began = time.perf_counter()
     page.goto(url)
     done(page, drawn)
-    spent = time.perf_counter() - began
+    opened = time.perf_counter() - began
+    reached = float("nan")
+    if click:
+        page.wait_for_timeout(1500)  # as a reader would: what is drawn late is drawn
+        began = time.perf_counter()
+        click(page)
+        page.wait_for_function(
+            "/^L\\d+H\\d+$/.test(document.querySelector('h1')?.textContent)", timeout=60_000
+        )
+        reached = time.perf_counter() - began
     context.close()
-    return spent
-
-
-def click(browser: Browser, url: str, cell: Callable[[Page], None], drawn: str) -> float:
-    """Seconds from a click on the map until the head's name stands there."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.goto(url)
-    done(page, drawn)
-    page.wait_for_timeout(1500)
-    began = time.perf_counter()
-    cell(page)
-    page.wait_for_function("/^L\\d+H\\d+$/.test(document.querySelector('h1')?.textContent)", timeout=60_000)
-    spent = time.perf_counter() - began
-    context.close()
-    return spent
+    return opened, reached
 
 
 def on_score(page: Page) -> None:
@@ -145,47 +141,50 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(values), 2), "low": round(low, 2), "high": round(high, 2)}
 
 
-def measure(browser: Browser, address: str, repeats: int) -> dict[str, Any]:
-    """All times by shape."""
+def measure(
+    browser: Browser, address: str, shapes: Sequence[str], repeats: int
+) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """The times of one shape, again after every kind of visit."""
     roles, score = ".labelmap", ".js-plotly-plot .main-svg"
-    opening(browser, f"{address}/atlas?run=30x9", roles)  # warms the server up
-    found: dict[str, Any] = {}
-    for shape in SHAPES:
-        url = f"{address}/atlas?run={shape}"
+    visit(browser, f"{address}/atlas?run={shapes[0]}", roles)  # warms the server up
+    for shape in shapes:
+        url, found = f"{address}/atlas?run={shape}", dict[str, list[float]]()
         head = f"{address}/head?run={shape}&layer=20&head=5"
-        found[shape] = {
-            "open roles": [opening(browser, url, roles) for _ in range(repeats)],
-            "open score": [opening(browser, f"{url}&show=retrieval", score) for _ in range(repeats)],
-            "open head": [opening(browser, head, score) for _ in range(repeats)],
-            "click roles": [click(browser, url, on_roles, roles) for _ in range(repeats)],
-            "click score": [click(browser, f"{url}&show=retrieval", on_score, score) for _ in range(repeats)],
-        }
-        found[shape] = {name: summary(values) for name, values in found[shape].items()}
-    return found
+        for name, at, drawn, click in (
+            ("roles", url, roles, on_roles), ("score", f"{url}&show=retrieval", score, on_score),
+            ("head", head, score, None),
+        ):  # fmt: skip
+            seconds = [visit(browser, at, drawn, click) for _ in range(repeats)]
+            found[f"open {name}"] = [opened for opened, _ in seconds]
+            found |= {f"click {name}": [reached for _, reached in seconds]} if click else {}
+            yield shape, found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--out", type=Path, help="written after every kind of visit")
     options = parser.parse_args()
+    result: dict[str, Any] = {
+        "seconds": {}, "repeats": options.repeats, "cpus": len(psutil.Process().cpu_affinity()),
+        "load": round(os.getloadavg()[0], 1), "python": platform.python_version(),
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
-        for shape, (layers, heads, kv_heads) in SHAPES.items():
-            synthetic(Path(name) / shape, layers, heads, kv_heads)
+        for shape in options.shapes:
+            synthetic(Path(name) / shape, *SHAPES[shape])
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         with server(Path(name)) as address:
-            seconds = measure(browser, address, options.repeats)
+            for shape, found in measure(browser, address, options.shapes, options.repeats):
+                seconds = {name: summary(values) for name, values in found.items()}
+                for name in [n for n in seconds if n not in result["seconds"].get(shape, {})]:
+                    print(shape, name, seconds[name], flush=True)
+                result["seconds"][shape] = seconds
+                if options.out:
+                    options.out.write_text(json.dumps(result, indent=2) + "\n")
         browser.close()
-    result = {
-        "seconds": seconds, "repeats": options.repeats, "cpus": len(psutil.Process().cpu_affinity()),
-        "load": round(os.getloadavg()[0], 1), "python": platform.python_version(),
-    }  # fmt: skip
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

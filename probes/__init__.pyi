@@ -111,6 +111,7 @@ from .saes.measure import spliced as spliced
 from .saes.sae import Sae as Sae
 from .saes.sae import SaeCard as SaeCard
 from .saes.sae import load_sae as load_sae
+from .saes.sae import read_card as read_card
 from .saes.sae import shipped_saes as shipped_saes
 from .saes.settings import SaeSettings as SaeSettings
 from .saes.settings import sae_architectures as sae_architectures

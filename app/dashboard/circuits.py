@@ -9,7 +9,7 @@ import streamlit as st
 
 from headscope.app.circuitfigures import SHOWN, circuit_graph, faithfulness_curves
 from headscope.app.circuitsection import best_circuit, caption
-from headscope.app.dashboard import address, look, pick, rules, store
+from headscope.app.dashboard import address, features, look, pick, rules, store
 from headscope.app.roles import Entry, entries
 from headscope.app.tables_circuits import (
     CURVE_HEADERS,
@@ -40,6 +40,7 @@ _KNOWN = {
     ),
 }
 _SHOWN = 8
+_FEATURES = 15  # edges shown of a circuit of features, whose nodes stand in few columns
 
 
 def show() -> None:
@@ -52,11 +53,12 @@ def show() -> None:
     with left:
         look.heading("Circuits", eyebrow=f"{headmap.meta.model}: which heads work together")
     tasks = store.circuit_tasks(run)
-    if not tasks:
+    if tasks:
+        task = address.choose("Task", "task", tasks, tasks[0], buttons=True)
+        _found(headmap, store.circuits(run, task))
+    else:
         _none(run, headmap)
-        return
-    task = address.choose("Task", "task", tasks, tasks[0], buttons=True)
-    _found(headmap, store.circuits(run, task))
+    features.show(run, headmap)
 
 
 def _found(headmap: HeadMap, found: TaskCircuits) -> None:
@@ -66,11 +68,14 @@ def _found(headmap: HeadMap, found: TaskCircuits) -> None:
     left, right = st.columns((2, 1), vertical_alignment="bottom")
     with left:
         method = address.choose("Method", "method", list(found.circuits), first, buttons=True)
-    circuit, edges = found.circuits[method], SHOWN
+    circuit = found.circuits[method]
+    usual = edges = _FEATURES if any(n.kind == "feature" for n in circuit.nodes) else SHOWN
     with right:
         if len(circuit.edges):
             most = min(200, len(circuit.edges))
-            edges = int(address.slide("Largest edges shown", "edges", 1, most, SHOWN, step=1, form="%d"))
+            edges = int(
+                address.slide("Largest edges shown", "edges", 1, most, min(usual, most), step=1, form="%d")
+            )
     graph, best = st.columns((3, 1), gap="large")
     with graph:
         st.plotly_chart(
@@ -82,6 +87,7 @@ def _found(headmap: HeadMap, found: TaskCircuits) -> None:
     with best:
         content = look.part("best", entries=_entries(circuit), column=circuit.unit, role="", notes=[])
         pick.markup(content, f"circuit-{found.task}-{method}")
+        features.of_circuit(circuit)
     _faithful(found)
     with st.expander("Every method in numbers"):
         look.html(look.part("table", headers=HEADERS, rows=[cells(c) for c in found.circuits.values()]))

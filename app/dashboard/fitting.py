@@ -12,6 +12,7 @@ from headscope.probes import HeadscopeError, json_text
 
 if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
+    from headscope.app.fitcost import FitCost
     from headscope.app.wanted import Wanted
     from headscope.heads import Manifest
     from headscope.probes import Spec
@@ -44,6 +45,13 @@ def show(run: Run, manifest: Manifest, wanted: Wanted) -> None:
         ):
             address.put(spec=held.keep(run, spec))
             st.rerun()
+
+
+def cost(found: FitCost, manifest: Manifest | None) -> str:
+    """What fitting takes; with a time, once the model is there to be timed."""
+    if manifest is None or not found.passes or not live.loaded(manifest.plan.model):
+        return str(found)
+    return found.with_pace(live.pace(manifest.plan.model, manifest.plan.fingerprint, found.tokens))
 
 
 def described(spec: Spec) -> None:

@@ -15,7 +15,7 @@ from headscope.probes import HeadscopeError
 if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
     from headscope.app.wanted import Wanted
-    from headscope.heads import HeadMap
+    from headscope.heads import HeadMap, Manifest
 
 _HERE = "made here"
 
@@ -40,7 +40,7 @@ def show() -> None:
     chosen = address.choose("Intervention", "spec", [_HERE, *specs], _HERE) if specs else _HERE
     manifest = store.manifest(run)
     source = manifest.plan.model if manifest else headmap.meta.model
-    wanted = _wanted(run, headmap, source) if chosen == _HERE else None
+    wanted = _wanted(run, headmap, manifest, source) if chosen == _HERE else None
     if chosen != _HERE:
         fitting.described(specs[chosen])
     if manifest and wanted:
@@ -64,12 +64,12 @@ def _command(source: str, wanted: Wanted | None, pictures: bool) -> str:
     )
 
 
-def _wanted(run: Run, headmap: HeadMap, source: str) -> Wanted | None:
+def _wanted(run: Run, headmap: HeadMap, manifest: Manifest | None, source: str) -> Wanted | None:
     """What the form asks for, with its command line; None, and a sentence, where that cannot be had."""
     try:
         wanted = form(run, headmap)
         wanted.check(headmap.meta.geometry)
-        look.note(str(cost_of(wanted)))
+        look.note(fitting.cost(cost_of(wanted), manifest))
     except HeadscopeError as error:
         look.error(str(error))
         return None

@@ -134,9 +134,29 @@ def _affordable(model: Model, n: int) -> bool:
     return n * n * g.heads * g.layers <= _EVERYTHING
 
 
+def loaded(source: str) -> bool:
+    """Whether this visitor has had the model loaded."""
+    return bool(st.session_state.get("loaded") == source)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def pace(source: str, fingerprint: str, tokens: int) -> float:
+    """Seconds that one forward pass of so many tokens takes."""
+    import torch
+
+    found = model(source, fingerprint)
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=found.device)
+    with alone(), torch.no_grad():
+        began = time.perf_counter()
+        found.hf(input_ids=ids, use_cache=False, logits_to_keep=1)
+        return time.perf_counter() - began
+
+
 def fitted(source: str, fingerprint: str, wanted: Wanted) -> tuple[Spec, float]:
     """The spec of what was asked for, and the seconds that fitting it took; kept for the last few."""
-    return _fitted(source, fingerprint, repr(wanted), wanted)
+    found = _fitted(source, fingerprint, repr(wanted), wanted)
+    st.session_state["loaded"] = source
+    return found
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

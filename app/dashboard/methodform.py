@@ -46,7 +46,7 @@ def form(run: Run, headmap: HeadMap) -> Wanted:
         )
     with c:
         positions = address.choose(
-            "Rows", "rows", POSITIONS, rows, buttons=True,
+            "Positions", "positions", POSITIONS, rows, buttons=True,
             help="Which rows are changed: generated ones begin with the last of the prompt.",
         )  # fmt: skip
     with d:

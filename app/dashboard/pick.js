@@ -1,4 +1,5 @@
-// Markup in which elements with data-layer and data-head can be clicked, or walked to with the keys.
+// Markup in which heads (data-layer, data-head) and features (data-sae, data-feature) can be clicked; cells of
+// a map can be walked to with the keys.
 export default function ({ parentElement, data }) {
   const box = parentElement.querySelector(".pick");
   if (box.shown !== data.content) {
@@ -6,15 +7,19 @@ export default function ({ parentElement, data }) {
     box.shown = data.content;
   }
   box.go = data.go;
+  box.feature = data.feature;
   const pick = (cell) => {
     if (!cell) return;
-    const to = new URL(box.go, window.location.origin);
-    to.searchParams.set("layer", cell.dataset.layer);
-    to.searchParams.set("head", cell.dataset.head);
+    const feature = "feature" in cell.dataset;
+    const here = new URL(window.location.href), there = new URL(feature ? box.feature : box.go, here.origin);
+    const to = feature && here.pathname === there.pathname ? here : there; // the circuit beside it stays
+    for (const name of feature ? ["sae", "feature"] : ["layer", "head"]) {
+      to.searchParams.set(name, cell.dataset[name]);
+    }
     window.history.pushState({}, "", to);
     window.dispatchEvent(new PopStateEvent("popstate")); // Streamlit then goes where the address points
   };
-  const cellOf = (event) => event.target.closest?.("[data-layer]");
+  const cellOf = (event) => event.target.closest?.("[data-layer], [data-feature]");
   box.onclick = (event) => pick(cellOf(event));
   const map = box.querySelector(".labelmap");
   if (!map || map.hasAttribute("tabindex")) return;

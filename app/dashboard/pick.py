@@ -25,10 +25,14 @@ _MANY = 8000  # cells above which only WebGL keeps up
 
 
 def markup(content: Markup, key: str) -> None:
-    """Show markup; a click on an element with `data-layer` and `data-head` opens that head."""
+    """Show markup; a click on an element with `data-layer` and `data-head` opens that head.
+
+    One on an element with `data-sae` and `data-feature` opens that feature, on the page it is on.
+    """
     if not isinstance(content, Markup):
         raise TypeError("Only Markup can be shown.")
-    _component()(data={"content": str(content), "go": navigation.url("head")}, key=key)
+    data = {"content": str(content), "go": navigation.url("head"), "feature": navigation.url("circuits")}
+    _component()(data=data, key=key)
 
 
 def button(layer: int, head: int) -> Markup:

@@ -68,19 +68,19 @@ def headmap(run: Run) -> HeadMap:
 
 def version(run: Run) -> Stamp:
     """Changes when the run's head map does."""
-    return _stamp(run.path / "headmap.parquet" if run.folder else run.path)
+    return stamp(run.path / "headmap.parquet" if run.folder else run.path)
 
 
 def manifest(run: Run) -> Manifest | None:
     """How the run was made; None where it was not a scan."""
     file = run.path / "manifest.json"
-    return _manifest(_stamp(file)) if run.folder and file.is_file() else None
+    return _manifest(stamp(file)) if run.folder and file.is_file() else None
 
 
 def layers(run: Run) -> pd.DataFrame | None:
     """The table of extreme tokens; None where the run has none."""
     file = run.path / "layers.parquet"
-    return _layers(_stamp(file)) if run.folder and file.is_file() else None
+    return _layers(stamp(file)) if run.folder and file.is_file() else None
 
 
 def evidence(run: Run, head: tuple[int, int]) -> tuple[tuple[ShownPrompt, ...], pd.DataFrame] | None:
@@ -88,7 +88,7 @@ def evidence(run: Run, head: tuple[int, int]) -> tuple[tuple[ShownPrompt, ...], 
     file = run.path / "evidence" / "rows.parquet"
     if not run.folder or not file.is_file():
         return None
-    return _evidence(str(file.parent), head, _stamp(file), _stamp(file.with_name("prompts.json")))
+    return _evidence(str(file.parent), head, stamp(file), stamp(file.with_name("prompts.json")))
 
 
 def circuit_tasks(run: Run) -> list[str]:
@@ -101,13 +101,13 @@ def circuit_tasks(run: Run) -> list[str]:
 def circuits(run: Run, task: str) -> TaskCircuits:
     """What the run holds about one task's circuits."""
     folder = run.path / "circuits" / task
-    return _circuits(str(run.path), task, tuple(_stamp(file) for file in sorted(folder.glob("*.json"))))
+    return _circuits(str(run.path), task, tuple(stamp(file) for file in sorted(folder.glob("*.json"))))
 
 
 def looks(run: Run, head: tuple[int, int]) -> list[Look]:
     """Where one head looks in the first pictures of the run's evidence; empty without any."""
     file = run.path / "evidence" / "looks.parquet"
-    return _looks(str(file.parent), head, _stamp(file))[:_PICTURES] if run.folder and file.is_file() else []
+    return _looks(str(file.parent), head, stamp(file))[:_PICTURES] if run.folder and file.is_file() else []
 
 
 def scenes(run: Run) -> dict[str, tuple[Path, str]]:
@@ -119,7 +119,7 @@ def scenes(run: Run) -> dict[str, tuple[Path, str]]:
     if not run.folder or not file.is_file() or shown is None:
         return {}
     prompts, found = {p.index: p for p in shown[0]}, {}
-    for look in _looks(str(file.parent), (0, 0), _stamp(file)):
+    for look in _looks(str(file.parent), (0, 0), stamp(file)):
         prompt = prompts.get(look.prompt)
         name = look.picture.digest
         if prompt is not None:
@@ -139,10 +139,10 @@ def pictures(run: Run, folder: str) -> dict[str, Path]:
 
 def picture(file: Path) -> Picture:
     """A picture of the run folder."""
-    return _picture(_stamp(file))
+    return _picture(stamp(file))
 
 
-def _stamp(file: Path) -> Stamp:
+def stamp(file: Path) -> Stamp:
     """Changes when the file does."""
     try:
         found = file.stat()

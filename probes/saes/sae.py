@@ -165,6 +165,15 @@ def shipped_saes() -> dict[str, Path]:
     return {str(path.parent.relative_to(home)): path.parent for path in sorted(home.glob(f"*/*/{CONFIG}"))}
 
 
+def read_card(folder: Path) -> SaeCard | None:
+    """What the card in an SAE's folder says; None where there is none.
+
+    Raises:
+        BadFile: a damaged card.
+    """
+    return read_json(folder / CARD, SaeCard) if (folder / CARD).is_file() else None
+
+
 def load_sae(folder: str | Path, model: Model | None = None, *, site: Site | None = None) -> Sae:
     """Load an SAE in SAELens' format, trained here or elsewhere.
 
@@ -184,7 +193,7 @@ def load_sae(folder: str | Path, model: Model | None = None, *, site: Site | Non
     if not path.exists():
         path = shipped_saes().get(str(folder), path)
     config = _config(path)
-    card = read_json(path / CARD, SaeCard) if (path / CARD).is_file() else None
+    card = read_card(path)
     where = card.site if card else site or _site(path, config)
     if site is not None and where != site:
         raise Refused(f"The SAE in {str(path)!r} belongs to {where}, not to {site}.")
