@@ -11,8 +11,15 @@ from torch import Tensor, nn
 
 from headscope.probes.aside import StartReader
 from headscope.probes.errors import Refused
-from headscope.probes.intervene import AttentionEdit, HeadOutputs, InputReader, OutputEdit, edit_of
-from headscope.probes.passes import Passes
+from headscope.probes.intervene import (
+    AttentionEdit,
+    AttentionInstead,
+    HeadOutputs,
+    InputReader,
+    OutputEdit,
+    edit_of,
+)
+from headscope.probes.passes import Passes, Rows
 from headscope.probes.seam import AttentionCall, attach
 from headscope.probes.spec import Spec
 
@@ -72,13 +79,27 @@ class _Tap:
     change: AttentionEdit
     passes: Passes
 
+    def __post_init__(self) -> None:
+        self._layers = frozenset(self.spec.layers)
+        self._instead = self.change.instead if isinstance(self.change, AttentionInstead) else None
+
+    def attend(self, call: AttentionCall) -> Tensor | None:
+        if self._instead is None or self.passes.aside or call.layer not in self._layers:
+            return None
+        output = self._instead(call, self._rows(call))
+        if output is not None:
+            self.passes.fired(self.index, call.layer)
+        return output
+
     def edit(self, call: AttentionCall) -> Tensor:
-        if self.passes.aside or call.layer not in self.spec.layers:
+        if self.passes.aside or call.layer not in self._layers:
             return call.output
-        batch, _, tokens, _ = call.q.shape
-        rows = self.passes.rows(batch, tokens, self.spec.positions, call.q.device)
         self.passes.fired(self.index, call.layer)
-        return self.change.attention(call, rows)
+        return self.change.attention(call, self._rows(call))
+
+    def _rows(self, call: AttentionCall) -> Rows:
+        batch, _, tokens, _ = call.q.shape
+        return self.passes.rows(batch, tokens, self.spec.positions, call.q.device)
 
 
 def _reading(edit: InputReader, layer: int, passes: Passes) -> Any:

@@ -73,6 +73,17 @@ class AttentionEdit(Protocol):
 
 
 @runtime_checkable
+class AttentionInstead(Protocol):
+    """An attention edit that can compute some outputs itself, without those of the untouched model.
+
+    It is asked first where no other edit of attention comes before it: None leaves a call to
+    `attention`.
+    """
+
+    def instead(self, call: AttentionCall, rows: Rows) -> Tensor | None: ...
+
+
+@runtime_checkable
 class InputReader(Protocol):
     """An edit that is shown what goes into each of its layers, before it acts there.
 

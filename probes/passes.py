@@ -29,12 +29,14 @@ class Rows:
         prompt: length of each prompt in tokens; None where it is not known. [B]
         image: which of the N keys so far, padding included, are image tokens; None for a model of text
             alone, and where the token ids did not pass by. [B, N]
+        shows: whether there may be image tokens among the T.
     """
 
     position: Tensor
     acts: Tensor
     prompt: Tensor | None
     image: Tensor | None = None
+    shows: bool = True
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Passes:
     _rows: dict[tuple[int, int, str, torch.device], Rows] = field(default_factory=dict)
     _image_token: int | None = None
     _image: Tensor | None = None
+    _shows: bool = True
 
     @contextmanager
     def follow(
@@ -82,7 +85,7 @@ class Passes:
         def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self.aside:
                 return
-            given = signature.bind_partial(*args, **kwargs).arguments
+            given = _named(signature, args, kwargs)
             self._begin(given)
             if readers and not self._past:
                 self._tell(model, given, readers)
@@ -90,7 +93,7 @@ class Passes:
         whole = inspect.signature(model.hf.forward)
 
         def call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._called = whole.bind_partial(*args, **kwargs).arguments
+            self._called = _named(whole, args, kwargs)
 
         opened = decoder.register_forward_pre_hook(begin, with_kwargs=True)
         closed = decoder.register_forward_hook(lambda *_: None if self.aside else self._end(expected))
@@ -129,7 +132,7 @@ class Passes:
 
     def _found(self, batch: int, tokens: int, positions: Positions, device: torch.device) -> Rows:
         start = torch.zeros(1, dtype=torch.long) if self._start is None else self._start
-        at = self._past + torch.arange(tokens, device=device) - start.to(device)[:, None]
+        at = torch.arange(self._past, self._past + tokens, device=device) - start.to(device)[:, None]
         at = at.expand(batch, tokens)
         prompt = self._prompt(batch, device)
         acts = at >= 0
@@ -142,7 +145,7 @@ class Passes:
             writes = at >= prompt[:, None] - 1
             acts = acts & (writes if positions == "generated" else ~writes)
         image = None if self._image is None else self._image.to(device).expand(batch, -1)
-        return Rows(at, acts, prompt, image)
+        return Rows(at, acts, prompt, image, self._shows)
 
     def _begin(self, given: dict[str, Any]) -> None:
         called, self._called = self._called, {}
@@ -186,12 +189,13 @@ class Passes:
         """Note which of the keys of this pass are image tokens. [B, T]"""
         if self._image_token is None:
             return
-        before, self._image = self._image, None
+        before, self._image, self._shows = self._image, None, True
         new = None if ids is None else ids == self._image_token
         if self._past == 0:
             self._image = new
         elif new is not None and before is not None and before.shape == (len(new), self._past):
             self._image = torch.cat([before, new.to(before.device)], 1)
+            self._shows = bool(new.any())
 
     def _prompt(self, batch: int, device: torch.device) -> Tensor | None:
         if self.prompt is not None:
@@ -202,9 +206,15 @@ class Passes:
 
     def _end(self, expected: set[tuple[int, int]]) -> None:
         self.steps += 1
-        missing = sorted({layer for _, layer in expected - self._fired})
+        missing = expected - self._fired
         self._fired.clear()
         if missing:
+            layers = sorted({layer for _, layer in missing})
             raise DidNotFire(
-                f"The intervention did not act in layers {missing} of {self.name!r} in this forward pass."
+                f"The intervention did not act in layers {layers} of {self.name!r} in this forward pass."
             )
+
+
+def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name; binding them takes long, and is rarely needed."""
+    return signature.bind_partial(*args, **kwargs).arguments if args else kwargs

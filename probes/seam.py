@@ -9,8 +9,8 @@ output, and on the way out restores the model and checks that nothing was bypass
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from headscope.probes.model import Model
 
 SEAM = "headscope"
+_OWN = attend  # the model's own attention
+_AS_IT_IS = nullcontext()
 
 # Arguments that do not change the attention weights, or that are read below.
 _UNDERSTOOD = {
@@ -63,6 +65,13 @@ class AttentionCall:
     sinks: Tensor | None
     output: Tensor
 
+    def giving(self, output: Tensor) -> AttentionCall:
+        """The same call with another output. `dataclasses.replace` takes three times as long."""
+        return AttentionCall(
+            self.layer, self.module, self.q, self.k, self.v, self.visible, self.scaling, self.softcap,
+            self.sinks, output,
+        )  # fmt: skip
+
 
 @runtime_checkable
 class Observer(Protocol):
@@ -78,13 +87,37 @@ class Editor(Protocol):
     def edit(self, call: AttentionCall) -> Tensor: ...
 
 
+@runtime_checkable
+class Attender(Editor, Protocol):
+    """An editor that, where it comes first, can take the place of the model's attention."""
+
+    def attend(self, call: AttentionCall) -> Tensor | None:
+        """The edited output of a call that has none yet [B, Tq, H, D]; None to be asked to edit one."""
+        ...
+
+
 @dataclass
 class _Session:
-    taps: tuple[Observer | Editor, ...]
-    layers: int
+    taps: tuple[Callable[[AttentionCall], Tensor], ...]
+    layers: frozenset[int]
     attend: Callable[[AttentionCall], Tensor]
     fired: set[int]
+    instead: Callable[[AttentionCall], Tensor | None] | None  # the first tap's own attention
     steps: int = 0
+
+    def attended(self, call: AttentionCall) -> AttentionCall:
+        """The call with what all taps make of its output."""
+        gradients, rest = torch.is_grad_enabled(), self.taps
+        output = self.instead(call) if self.instead and not gradients else None
+        if output is None:
+            call = call.giving(self.attend(call))
+        else:
+            call, rest = call.giving(output.to(call.q.dtype)), rest[1:]
+        with torch.no_grad() if gradients else _AS_IT_IS:
+            for tap in rest:
+                if (output := tap(call)) is not call.output:
+                    call = call.giving(output.to(call.output.dtype))
+        return call
 
 
 _sessions: WeakKeyDictionary[nn.Module, _Session] = WeakKeyDictionary()
@@ -113,7 +146,11 @@ def attach(
     modules = model.attention_modules
     if any(module in _sessions for module in modules):
         raise Refused("This model already has something attached; attach all taps in one call.")
-    session = _Session(taps, len(modules), attend, set())
+    first = taps[0] if taps and attend is _OWN else None
+    session = _Session(
+        tuple(map(_output_after, taps)), frozenset(range(len(modules))), attend, set(),
+        instead=first.attend if isinstance(first, Attender) else None,
+    )  # fmt: skip
     configs: dict[int, Any] = {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     counter = decoder.register_forward_hook(lambda *_: _close_step(session, model.name))
@@ -139,13 +176,25 @@ def attach(
             _sessions.pop(module, None)
 
 
+def _output_after(tap: Observer | Editor) -> Callable[[AttentionCall], Tensor]:
+    """What the output is once `tap` has seen the call. Told apart here: asking a protocol takes long."""
+    if isinstance(tap, Editor):
+        return tap.edit
+
+    def see(call: AttentionCall) -> Tensor:
+        tap.see(call)
+        return call.output
+
+    return see
+
+
 def _close_step(session: _Session, name: str) -> None:
-    missing = sorted(set(range(session.layers)) - session.fired)
+    missing = session.layers - session.fired
     session.fired.clear()
     session.steps += 1
     if missing:
         raise DidNotFire(
-            f"The attention of layers {missing} of {name!r} bypassed the seam in this forward pass."
+            f"The attention of layers {sorted(missing)} of {name!r} bypassed the seam in this forward pass."
         )
 
 
@@ -169,35 +218,26 @@ def _seam_attention(
     assert isinstance(attention_mask, Visibility)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     call = AttentionCall(layer, module, query, key, value, attention_mask, scale, softcap, s_aux, query)
-    call = replace(call, output=session.attend(call))
-    with torch.no_grad():
-        for tap in session.taps:
-            if isinstance(tap, Editor):
-                call = replace(call, output=tap.edit(call).to(call.output.dtype))
-            else:
-                tap.see(call)
     session.fired.add(layer)
-    return call.output, None
+    return session.attended(call).output, None
 
 
 def _refuse_unknown(module: nn.Module, layer: int, mask: object, kwargs: dict[str, Any]) -> None:
+    strange = [name for name in kwargs.keys() - _UNDERSTOOD if isinstance(kwargs[name], Tensor | nn.Module)]
+    dropping = module.training and kwargs.get("dropout")
+    if isinstance(mask, Visibility) and not strange and not dropping:
+        return
     where = f"Layer {layer} ({type(module).__name__})"
     if not isinstance(mask, Visibility):
         raise Refused(
             f"{where} got a ready-made mask of type {type(mask).__name__}; headscope needs the "
             "rule behind it: pass a 2-dimensional attention_mask or none."
         )
-    strange = sorted(
-        name
-        for name, value in kwargs.items()
-        if name not in _UNDERSTOOD and isinstance(value, Tensor | nn.Module)
-    )
     if strange:
         raise Refused(
-            f"{where} passes {', '.join(strange)} to its attention, which headscope does not model."
+            f"{where} passes {', '.join(sorted(strange))} to its attention, which headscope does not model."
         )
-    if module.training and kwargs.get("dropout"):
-        raise Refused(f"{where} is in training mode with dropout; call model.eval() first.")
+    raise Refused(f"{where} is in training mode with dropout; call model.eval() first.")
 
 
 AttentionInterface.register(SEAM, _seam_attention)

@@ -66,17 +66,18 @@ class SinkDimensions:
         """Which tokens are sinks, by the input of a layer [..., n, d]; none in the first two. [..., n]"""
         if layer < FIRST_LAYER or not self.dims:
             return torch.zeros(hidden.shape[:-1], dtype=torch.bool, device=hidden.device)
-        dims, least = self._on(layer, hidden.device)
+        dims, least = self._on(layer, hidden)
         x = hidden.float()
-        root = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
-        return (x[..., dims].abs() > least * root).any(-1)
+        over = x.index_select(-1, dims).abs() > least * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return over[..., 0] if len(self.dims) == 1 else over.any(-1)
 
-    def _on(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The dimensions, and the least size of a sink there, moved to the device once."""
-        if (layer, device) not in self._kept:
-            least = torch.tensor(self.level[layer]) + self.tau
-            self._kept[layer, device] = torch.tensor(self.dims, device=device), least.to(device)
-        return self._kept[layer, device]
+    def _on(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The dimensions, and the least share of a sink's norm there, moved to the device once."""
+        at = layer, hidden.device
+        if at not in self._kept:
+            least = (torch.tensor(self.level[layer]) + self.tau) * hidden.shape[-1] ** -0.5
+            self._kept[at] = torch.tensor(self.dims, device=at[1]), least.to(at[1])
+        return self._kept[at]
 
 
 def standing_out(

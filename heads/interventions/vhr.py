@@ -99,15 +99,14 @@ class Reinforcing:
 
     def outputs(self, call: HeadOutputs) -> Tensor:
         if call.layer in self._blind:
-            self._gain[call.layer] = self._choose(call)
+            self._gain[call.layer] = self._choose(call)[:, None, :, None].to(call.z.dtype)
         gain = self._gain.get(call.layer)
         if gain is None or call.rows.prompt is None or len(gain) != len(call.z):
             raise Refused(
                 "VHR has to see every prompt whole and from its first token on: no chunks, and no cache "
                 "from before."
             )
-        acts = call.rows.acts[..., None, None] & (gain != 1)[:, None, :, None]
-        return torch.where(acts, call.z * gain[:, None, :, None].to(call.z.dtype), call.z)
+        return torch.where(call.rows.acts[..., None, None], call.z * gain, call.z)
 
     def _choose(self, call: HeadOutputs) -> Tensor:
         """What the outputs of every head are multiplied by from here on. [B, H]"""

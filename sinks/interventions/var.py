@@ -22,10 +22,8 @@ from headscope.probes import (
     Spec,
 )
 from headscope.sinks.calibration import weights_at
+from headscope.sinks.keykinds import EMPTY, KeyKinds
 from headscope.sinks.visual import FACTOR, FIRST_LAYER, SinkDimensions, find_dimensions, threshold
-
-_FIRST = torch.zeros(1, dtype=torch.long)
-_EMPTY = 1e-6  # a row with less mass than this on image tokens that are no sinks has nowhere to put it
 
 
 class VarSettings(Settings):
@@ -69,30 +67,39 @@ def changed(
     away = image & ~sinks
     kinds = torch.stack([image, away, sinks], -1).to(weights.dtype)
     mass, free, sunk = (weights @ kinds).split(1, -1)
-    centric = (
-        (mass >= settings.min_image_mass) & (free >= settings.min_nonsink_ratio * mass) & (free > _EMPTY)
-    )
+    centric = (mass >= settings.min_image_mass) & (free >= settings.min_nonsink_ratio * mass) & (free > EMPTY)
     taken = centric * settings.take_fraction * (1 - kept)
-    given = taken * sunk / free.clamp_min(_EMPTY)
+    given = taken * sunk / free.clamp_min(EMPTY)
     return weights * (given * away.unsqueeze(-2) - taken * sinks.unsqueeze(-2))
 
 
 class Redistributed:
-    """VAR at work: per layer, which of the keys so far are sinks."""
+    """VAR at work: per layer, what the keys so far are."""
 
     def __init__(self, spec: Spec, settings: VarSettings, width: int) -> None:
         self.spec, self.settings = spec, settings
         self.dimensions = SinkDimensions(settings.dims, settings.level, threshold(width, settings.factor))
-        self._sinks: dict[int, Tensor] = {}
+        self._read: dict[int, tuple[int, int]] = {}  # sequences and tokens
+        self._fresh: dict[int, Tensor] = {}
+        self._keys: dict[int, KeyKinds] = {}
         self._strengths: dict[int, Tensor] = {}
 
     def inputs(self, layer: int, hidden: Tensor, past: int) -> None:
         """Note which of the tokens that come into a layer are sinks; the keys before are known."""
-        fresh = self.dimensions.sinks(layer, hidden)
-        before = self._sinks.get(layer)
-        if past and (before is None or before.shape != (len(fresh), past)):
+        batch, tokens, _ = hidden.shape
+        if past and self._read.get(layer) != (batch, past):
             raise Refused(f"VAR has to see a prompt from its first token on; layer {layer} begins at {past}.")
-        self._sinks[layer] = torch.cat([before, fresh], 1) if past and before is not None else fresh
+        self._read[layer] = batch, past + tokens
+        if self.dimensions.dims:
+            self._fresh[layer] = self.dimensions.sinks(layer, hidden)
+
+    def instead(self, call: AttentionCall, rows: Rows) -> Tensor | None:
+        """A row of text after all others, in few operations."""
+        if not self._follows(call, rows) or self._keys[call.layer].idle:
+            return None
+        keys = self._keys[call.layer]
+        keys.follow(self._fresh.pop(call.layer))
+        return keys.attend(call, rows.acts)
 
     def attention(self, call: AttentionCall, rows: Rows) -> Tensor:
         if rows.image is None:
@@ -102,22 +109,34 @@ class Redistributed:
             )
         if not self.dimensions.dims:
             return call.output
-        queries = call.q.shape[2]
-        held = slice(call.visible.key_offset, call.visible.key_offset + call.k.shape[2])
-        image, sinks = rows.image[:, held], self._sinks[call.layer][:, held]
+        if self._follows(call, rows) and self._keys[call.layer].idle:
+            self._keys[call.layer].follow(self._fresh.pop(call.layer))
+            return call.output
+        return self._changed(call, rows.image, rows)
+
+    def _follows(self, call: AttentionCall, rows: Rows) -> bool:
+        """Whether this is one more token of text, in a layer without soft cap and learned sinks."""
+        one = call.q.shape[2] == 1 and not rows.shows and bool(self.dimensions.dims)
+        return one and call.softcap is None and call.sinks is None
+
+    def _changed(self, call: AttentionCall, shown: Tensor, rows: Rows) -> Tensor:
+        """Any rows: the weights are put together, and what is changed in them is added to the output."""
+        queries, s, sinks = call.q.shape[2], self.settings, self._fresh.pop(call.layer)
+        if shown.shape[1] > queries:
+            sinks = torch.cat([self._keys[call.layer].sinks, sinks], 1)
+        kept = self._kept(call)
+        gain = s.take_fraction * (1 - kept[:, 0])
+        self._keys[call.layer] = KeyKinds.of(shown, sinks, gain, s.min_image_mass, s.min_nonsink_ratio)
         # A sequence without visual sinks stays as it is in this layer.
-        text = rows.acts & ~rows.image[:, -queries:] & (image & sinks).any(-1, keepdim=True)
-        at = text.any(0).nonzero()[:, 0] if queries > 1 else _FIRST.to(text.device)
+        text = rows.acts & ~shown[:, -queries:] & (shown & sinks).any(-1, keepdim=True)
+        at = text.any(0).nonzero()[:, 0]
         if not len(at):
             return call.output
-        weights = weights_at(call, at)
-        change = changed(weights, image[:, None], sinks[:, None], self.settings, self._kept(call))
+        held = slice(call.visible.key_offset, call.visible.key_offset + call.k.shape[2])
+        change = changed(weights_at(call, at), shown[:, None, held], sinks[:, None, held], s, kept)
         change = change.masked_fill(~text[:, None, at, None], 0.0)
-        added = _over_values(call, change).transpose(1, 2).to(call.output.dtype)
-        if queries == 1:
-            return call.output + added
         output = call.output.clone()
-        output[:, at] += added
+        output[:, at] += _over_values(call, change).transpose(1, 2).to(output.dtype)
         return output
 
     def _kept(self, call: AttentionCall) -> Tensor:
