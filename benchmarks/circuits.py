@@ -147,15 +147,19 @@ def chosen(args: argparse.Namespace, part: str) -> list[str]:
     return [m for m in PARTS[part] if not args.methods or m.partition("@")[0] in args.methods]
 
 
+def found_with(model: Model, learn: Pairs, method: str, seed: int) -> Circuit:
+    """A circuit by `method`, or by `method@ablation`, towards that ablation."""
+    name, _, towards = method.partition("@")
+    return discover(model, learn, method=name, settings={"towards": towards} if towards else {}, seed=seed)
+
+
 _found: dict[tuple[str, int], Circuit] = {}
 
 
 def found_on(model: Model, learn: Pairs, method: str, seed: int) -> Circuit:
     """A circuit, found once for all parts."""
     if (method, seed) not in _found:
-        name, _, towards = method.partition("@")
-        settings = {"towards": towards} if towards else {}
-        _found[method, seed] = discover(model, learn, method=name, settings=settings, seed=seed)
+        _found[method, seed] = found_with(model, learn, method, seed)
     return _found[method, seed]
 
 

@@ -11,6 +11,8 @@ from .circuits.circuit import Cost as Cost
 from .circuits.circuit import Edges as Edges
 from .circuits.circuit import Node as Node
 from .circuits.discover import discover as discover
+from .circuits.exhaustive import Exhaustive as Exhaustive
+from .circuits.exhaustive import exhaustive as exhaustive
 from .circuits.faithful import Curve as Curve
 from .circuits.faithful import check_ablation as check_ablation
 from .circuits.faithful import faithfulness as faithfulness
@@ -143,6 +145,7 @@ from .toys.planted.models import plant as plant
 from .toys.planted.models import planted_truth as planted_truth
 from .toys.planted.models import write_planted as write_planted
 from .toys.planted.words import planted_haystack as planted_haystack
+from .toys.repeats import repeats_prompts as repeats_prompts
 from .toys.shapes.captions import Verdict as Verdict
 from .toys.shapes.gallery import DESCRIBE as DESCRIBE
 from .toys.shapes.gallery import POPE as POPE

@@ -41,6 +41,8 @@ NAMED: dict[str, Callable[[], Path]] = {
     "smollm2": _smollm2,
     "facts": _shipped("facts"),
     "shapes": _shipped("shapes"),
+    "repeats": _shipped("repeats/seed-0"),
+    "repeats-1": _shipped("repeats/seed-1"),
     "bigram-backcopy": _shipped("bigram-backcopy/step-8000"),
 }
 
@@ -61,8 +63,8 @@ def load(
     is observed, pictures included.
 
     Args:
-        source: `smollm2`, `facts`, `shapes`, a hub id (`org/name`), a local folder of safetensors, a
-            `.gguf` file, or a transformers model object (which is used as it is, in place).
+        source: a name in `NAMED` (`smollm2`, `facts`, …), a hub id (`org/name`), a local folder of
+            safetensors, a `.gguf` file, or a transformers model object (which is used as it is, in place).
         tokenizer: for a model object; other sources bring their own.
         image_processor: the same, for a model object that takes pictures.
         device: `cpu`, `cuda`, `cuda:1`, ...; the GPU when there is one.
