@@ -25,6 +25,9 @@ def circuits(
     prompts: Annotated[int, typer.Option(min=1, help="Prompts to find circuits on.")] = 16,
     held: Annotated[int, typer.Option(min=0, help="Other prompts to test them on; 0 tests nothing.")] = 16,
     ablation: Annotated[str, typer.Option(help="counterfactual, mean or zero.")] = "counterfactual",
+    towards: Annotated[
+        str, typer.Option(help="What stands in for a node while scoring, in methods with gradients.")
+    ] = "counterfactual",
     edges: Annotated[
         bool, typer.Option("--edges", help="Test circuits of edges too, several times as slow.")
     ] = False,
@@ -52,6 +55,8 @@ def circuits(
       headscope circuits smollm2 --task ioi --method attribution,eap-ig
 
       headscope circuits smollm2 --task docstring --method eap-ig --edges --out runs/smollm2-standard
+
+      headscope circuits smollm2 --method attribution-ig --towards mean --ablation mean
     """
     quiet()
     from headscope import heads, probes
@@ -61,12 +66,13 @@ def circuits(
 
     wanted = _methods(method or ["eap-ig"])
     probes.TASKS[task]
-    probes.check_ablation(ablation)
+    for word in (ablation, towards):
+        probes.check_ablation(word)
     folder = run_folder or Path("runs") / f"{slug(model)}-circuits"
     loaded = probes.load(model, device=device, dtype=dtype)
     asked = probes.pairs(loaded, task, prompts + held, seed=seed, force=force, length=length)
     learn, test = asked.split(prompts)
-    found = [_found(loaded, learn, name, seed) for name in wanted]
+    found = [_found(loaded, learn, name, towards, seed) for name in wanted]
     curves = [c for circuit in found for c in _curves(loaded, circuit, test, ablation, edges)] if held else []
     files = heads.keep_circuits(folder, found, curves)
     page = write_report(folder)
@@ -88,12 +94,13 @@ def _methods(names: list[str]) -> list[str]:
     return list(dict.fromkeys([*asked, *(m.name for m in METHODS if m.baseline)]))
 
 
-def _found(model: Model, learn: Pairs, method: str, seed: int) -> Circuit:
+def _found(model: Model, learn: Pairs, method: str, towards: str, seed: int) -> Circuit:
     from headscope.app.progress import counting
-    from headscope.probes import discover
+    from headscope.probes import METHODS, discover
 
+    settings = {"towards": towards} if "towards" in METHODS[method].settings.model_fields else None
     with counting(err(), f"steps of {method}") as progress:
-        return discover(model, learn, method=method, seed=seed, progress=progress)
+        return discover(model, learn, method=method, settings=settings, seed=seed, progress=progress)
 
 
 def _curves(model: Model, circuit: Circuit, test: Pairs, ablation: Any, edges: bool) -> list[Curve]:

@@ -44,8 +44,9 @@ def test_the_command_finds_keeps_and_reports(planted: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(headmap.frame["circuit_induction_eap"], scores["score"])
     np.testing.assert_array_equal(headmap.frame["circuit_induction_eap_se"], scores["score_se"])
     assert "Which of them carry a task" in (out / "report.html").read_text()
-    again = CliRunner().invoke(app, command)
+    again = CliRunner().invoke(app, [*command, "--towards", "zero"])
     assert "Faithfulness of so many edges" in again.stdout
+    assert open_circuits(out, "induction").circuits["eap"].settings == {"towards": "zero"}
     assert len(open_circuits(out, "induction").curves) == len(said["curves"])
 
 
@@ -56,6 +57,7 @@ def test_the_command_finds_keeps_and_reports(planted: Path, tmp_path: Path) -> N
         (["--task", "prose"], "A 'prose' prompt has no"),
         (["--task", "docstring"], "No 'docstring' prompt could be labelled"),
         (["--ablation", "noise"], "There is no ablation 'noise'. Known: counterfactual, mean, zero."),
+        (["--towards", "noise"], "There is no ablation 'noise'. Known: counterfactual, mean, zero."),
     ],
 )
 def test_bad_wishes_are_one_sentence(planted: Path, tmp_path: Path, options: list[str], says: str) -> None:
