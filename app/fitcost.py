@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from headscope.app.wanted import Wanted
 
 _TEXTS, _TEXT = 8, 256  # of prose, which replacements are taken from
-_SHORT = 64  # tokens, about, of a question with a passage
+_SHORT = 256  # tokens, more than any question with a passage has
 _PATCHED, _TRIED = 48, 8  # prompts that PH3 patches at most; numbers of heads that it tries
 _SIZES = (1, 2, 4, 8, 16, 32, 64)  # numbers of heads that ACT tries
 
@@ -31,7 +31,7 @@ class FitCost:
     def __str__(self) -> str:
         if not self.passes:
             return f"Fitting takes no pass of the model: {self.about}."
-        return f"Fitting takes up to {self.passes:,} passes of about {self.tokens:,} tokens: {self.about}."
+        return f"Fitting takes up to {self.passes:,} passes of at most {self.tokens:,} tokens: {self.about}."
 
     def with_pace(self, seconds: float) -> str:
         """The same with a time, where one pass takes `seconds`."""

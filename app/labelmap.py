@@ -7,9 +7,11 @@ Colours are CSS variables `--role-<name>`, so that a page changes theme without 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from headscope.app.looks import title
 from headscope.app.palette import COLOURS, Theme, hue_of, hues, variable
@@ -31,12 +33,6 @@ def theme_variables(roles: list[str], theme: Theme) -> Markup:
 def label_map(headmap: HeadMap) -> Markup:
     """The map as an SVG element; every cell says in words what it is."""
     g = headmap.meta.geometry
-    order = _rarest_first(headmap)
-    labels, faint = headmap.labels(), common(headmap)
-    cells = [
-        _cell(headmap, int(layer), int(head), [r for r, on in zip(order, flags, strict=True) if on], faint)
-        for layer, head, *flags in labels[["layer", "head", *order]].itertuples(index=False)
-    ]
     width = _LEFT + g.layers * (_CELL + _GAP)
     height = _top(headmap, g.heads - 1) + _CELL + 30
     text = f"Map of {g.layers} layers by {g.heads} heads of {headmap.meta.model}, coloured by role."
@@ -44,7 +40,7 @@ def label_map(headmap: HeadMap) -> Markup:
     start = Markup('<svg class="labelmap" viewBox="0 0 {} {}" role="img" aria-label="{}" style="{}">')
     return (
         start.format(width, height, text, style)
-        + Markup("").join(cells)
+        + _cells(headmap)
         + _ticks(headmap, height)
         + Markup("</svg>")
     )
@@ -59,23 +55,49 @@ def _rarest_first(headmap: HeadMap) -> list[str]:
     return sorted(headmap.roles, key=lambda r: int(headmap.frame[headmap.rule(r).column].sum()))
 
 
-def _cell(headmap: HeadMap, layer: int, head: int, roles: list[str], faint: list[str]) -> Markup:
-    x, y = _LEFT + layer * (_CELL + _GAP), _top(headmap, head)
-    words = ", ".join(map(title, roles)) or "no label"
-    kv = headmap.meta.geometry.kv_head(head)
-    fill = hue_of(roles[0]) if roles else "var(--empty)"
-    strength = f"color-mix(in srgb, {fill} 32%, var(--empty))" if roles and roles[0] in faint else fill
-    further = [role for role in roles[1:] if role not in faint][:3]
-    mark = Markup('<circle cx="{:g}" cy="{}" r="2.6" style="fill:{}" stroke="var(--paper)"/>')
-    marks = [mark.format(x + 4.5 + 5.6 * i, y + _CELL - 4.5, hue_of(role)) for i, role in enumerate(further)]
-    group = Markup('<g data-layer="{}" data-head="{}"><title>L{}H{} (KV head {}): {}</title>')
-    square = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="3" style="fill:{}"/>')
-    return (
-        group.format(layer, head, layer, head, kv, words)
-        + square.format(x, y, _CELL, _CELL, strength)
-        + Markup("").join(marks)
-        + Markup("</g>")
-    )
+@dataclass(frozen=True)
+class _Look:
+    """How all heads with the same roles look, escaped: a big map has few of these."""
+
+    words: Markup
+    fill: Markup
+    marks: tuple[Markup, ...]
+
+    @classmethod
+    def of(cls, roles: Sequence[str], faint: Sequence[str]) -> _Look:
+        fill = hue_of(roles[0]) if roles else "var(--empty)"
+        strength = f"color-mix(in srgb, {fill} 32%, var(--empty))" if roles and roles[0] in faint else fill
+        further = [role for role in roles[1:] if role not in faint][:3]
+        words = ", ".join(map(title, roles)) or "no label"
+        return cls(escape(words), escape(strength), tuple(escape(hue_of(role)) for role in further))
+
+    def cell(self, layer: int, head: int, kv: int, y: int) -> str:
+        """The markup of one head; everything in it but numbers was escaped before."""
+        x = _LEFT + layer * (_CELL + _GAP)
+        marks = "".join(
+            f'<circle cx="{x + 4.5 + 5.6 * i:g}" cy="{y + _CELL - 4.5}" r="2.6" style="fill:{mark}" '
+            'stroke="var(--paper)"/>'
+            for i, mark in enumerate(self.marks)
+        )
+        return (
+            f'<g data-layer="{layer}" data-head="{head}">'
+            f"<title>L{layer}H{head} (KV head {kv}): {self.words}</title>"
+            f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" rx="3" style="fill:{self.fill}"/>'
+            f"{marks}</g>"
+        )
+
+
+def _cells(headmap: HeadMap) -> Markup:
+    order, faint, g = _rarest_first(headmap), common(headmap), headmap.meta.geometry
+    places = [(g.kv_head(head), _top(headmap, head)) for head in range(g.heads)]
+    looks: dict[tuple[bool, ...], _Look] = {}
+    found = []
+    for layer, head, *flags in headmap.labels()[["layer", "head", *order]].itertuples(index=False):
+        key = tuple(map(bool, flags))
+        if key not in looks:
+            looks[key] = _Look.of([r for r, on in zip(order, key, strict=True) if on], faint)
+        found.append(looks[key].cell(int(layer), int(head), *places[head]))
+    return Markup("".join(found))
 
 
 def _top(headmap: HeadMap, head: int) -> int:

@@ -102,6 +102,13 @@ def switch(label: str, name: str, default: bool = False, *, help: str = "") -> b
     return wanted
 
 
+def fold(label: str, name: str, default: bool = False) -> Any:
+    """A part that can be opened; it is drawn, `if fold(...).open`, only where it is."""
+    key = f"address-{name}"
+    st.session_state[key] = asked(name) == "True" if asked(name) else default
+    return st.expander(label, key=key, on_change=_written, args=(name, key, default))
+
+
 def count(label: str, name: str, default: int, low: int, high: int) -> int:
     """A whole number, typed."""
     key = f"address-{name}"

@@ -38,7 +38,7 @@ def show() -> None:
         if own.roles:
             _thresholds(own, headmap, [of, *marks])
     with side:
-        _legend(headmap) if of == _ROLES else _best(headmap, of)
+        _legend(run, headmap) if of == _ROLES else _best(headmap, of)
 
 
 def _eyebrow(headmap: HeadMap) -> str:
@@ -103,7 +103,10 @@ def _score(headmap: HeadMap, column: str, marks: list[str]) -> None:
 def _thresholds(own: HeadMap, headmap: HeadMap, shown: list[str]) -> None:
     """Sliders for the roles that are in view; all of them where all are."""
     roles = [r for r in own.roles if r in shown or own.rule(r).score in shown] or own.roles
-    with st.expander("Thresholds", expanded=rules.moved(own)):
+    box = address.fold("Thresholds", "thresholds", rules.moved(own))
+    if not box.open:  # sliders take the browser longer than the map does
+        return
+    with box:
         for row in range(0, len(roles), 3):
             for column, role in zip(st.columns(3), roles[row : row + 3], strict=False):
                 with column:
@@ -113,9 +116,15 @@ def _thresholds(own: HeadMap, headmap: HeadMap, shown: list[str]) -> None:
         rules.reset(own)
 
 
-def _legend(headmap: HeadMap) -> None:
+def _legend(run: Run, headmap: HeadMap) -> None:
     """Every role with its count and its best heads."""
-    pick.markup(look.part("legend", roles=roles_of(headmap, 3)), "top-heads")
+    judged_by = " ".join(map(repr, headmap.meta.rules))
+    pick.markup(_roles_listed(store.version(run), judged_by, headmap), "top-heads")
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _roles_listed(version: store.Stamp, rules: str, _headmap: HeadMap) -> Markup:
+    return look.part("legend", roles=roles_of(_headmap, 3))
 
 
 def _best(headmap: HeadMap, column: str) -> None:

@@ -28,14 +28,14 @@ export default function ({ parentElement, data }) {
   tip.className = "tip";
   tip.hidden = true;
   box.append(tip);
-  const words = new Map();
-  for (const cell of map.querySelectorAll("g[data-layer]")) {
+  const words = (cell) => {
     const title = cell.querySelector("title");
-    if (!title) continue;
-    words.set(cell, title.textContent);
-    cell.setAttribute("aria-label", title.textContent);
-    title.remove(); // the browser's own hint would come late, and twice
-  }
+    if (title) {
+      cell.setAttribute("aria-label", title.textContent);
+      title.remove(); // the browser's own hint would come late, and twice
+    }
+    return cell.getAttribute("aria-label");
+  };
   let at = null;
   const show = (cell) => {
     at?.classList.remove("at");
@@ -43,7 +43,7 @@ export default function ({ parentElement, data }) {
     tip.hidden = !cell;
     if (!cell) return;
     cell.classList.add("at");
-    tip.textContent = words.get(cell) ?? cell.getAttribute("aria-label");
+    tip.textContent = words(cell);
     const c = cell.getBoundingClientRect(), b = box.getBoundingClientRect();
     tip.style.left = `${Math.max(0, Math.min(c.left - b.left, b.width - tip.offsetWidth - 4))}px`;
     tip.style.top = `${c.bottom - b.top + 6}px`;
