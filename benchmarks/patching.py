@@ -37,7 +37,8 @@ TOP = 10
 
 
 def prompts_of(model: Model, task: str, count: int, seed: int) -> list[Prompt]:
-    made = TASKS[task].prompts(model.tokenizer, lengths=[160], per_length=2 * count, seed=seed, haystack=None)
+    reader = model.reader(TASKS[task])
+    made = TASKS[task].prompts(reader, lengths=[160], per_length=2 * count, seed=seed, haystack=None)
     right = known(model, made)[:count]
     if len(right) < count:
         raise SystemExit(f"{model.name} answers only {len(right)} of {len(made)} {task!r} prompts right.")

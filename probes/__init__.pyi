@@ -83,6 +83,7 @@ from .observe import text_tokens as text_tokens
 from .passes import Rows as Rows
 from .patch_heads import activation_patching as activation_patching
 from .patch_paths import path_patching as path_patching
+from .picture_pairs import picture_pair as picture_pair
 from .pictures import Picture as Picture
 from .prompts import TASKS as TASKS
 from .prompts import Contrast as Contrast

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headscope.probes.effects import METRICS, Effects, measure
 from headscope.probes.errors import unknown
-from headscope.probes.forward import Batch, answer_logits, batches
+from headscope.probes.forward import Batch, batches
 from headscope.probes.geometry import HeadId
 from headscope.probes.inside import Record, head_outputs, recording, repeat, resumed
 from headscope.probes.prompts import Prompt
@@ -50,7 +50,7 @@ def activation_patching(
     clean, other = (np.zeros((len(METRICS), len(prompts))) for _ in range(2))
     change = np.full((len(METRICS), len(prompts), g.layers, g.heads), np.nan)
     count = 0
-    for batch in batches(model, prompts, _TOKENS // g.heads):
+    for batch in batches(model, prompts, _TOKENS // g.heads, pictures=True):
         before, twin, clean[:, batch.index], other[:, batch.index] = both(model, batch)
         rows = selected(batch, positions)
         for layer in sorted({head.layer for head in chosen}):
@@ -66,10 +66,9 @@ def activation_patching(
 def both(model: Model, batch: Batch, mlps: bool = False) -> tuple[Record, Record, np.ndarray, np.ndarray]:
     """Clean and counterfactual passes of a batch, and the metrics of each. [M, B]"""
     with recording(model, mlps) as clean:
-        first = measure(answer_logits(model, batch.ids, batch.rows), batch.prompts)
-    other = batch.twin(model)
+        first = measure(batch.logits(model), batch.prompts)
     with recording(model) as twin:
-        second = measure(answer_logits(model, other.ids, other.rows), batch.prompts)
+        second = measure(batch.twin(model).logits(model), batch.prompts)
     return clean, twin, first.cpu().double().numpy(), second.cpu().double().numpy()
 
 
@@ -99,9 +98,8 @@ def _patched(
             z[i::n, :, head] = torch.where(rows[..., None], twin[:, :, head], z[i::n, :, head])
         return z
 
-    ids, last = repeat(batch.ids, n), repeat(batch.rows, n)
+    copies = batch.times(model, n)
     start = repeat(clean.layer[layer - 1], n) if layer else None
     with resumed(model, layer, start), head_outputs(model, change):
-        logits = answer_logits(model, ids, last)
-    copies = [prompt for prompt in batch.prompts for _ in heads]
-    return measure(logits, copies).cpu().double().unflatten(1, (-1, n)).numpy()
+        logits = copies.logits(model)
+    return measure(logits, copies.prompts).cpu().double().unflatten(1, (-1, n)).numpy()

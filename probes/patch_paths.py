@@ -80,7 +80,7 @@ def path_patching(
     clean, other = (np.zeros((len(METRICS), len(prompts))) for _ in range(2))
     change = np.full((len(METRICS), len(prompts), g.layers, g.heads), np.nan)
     count, held = 0, bool(readers) and mlps == "frozen"
-    for batch in batches(model, prompts):
+    for batch in batches(model, prompts, pictures=True):
         before, twin, clean[:, batch.index], other[:, batch.index] = both(model, batch, held)
         row = None if readers else _Row(model, batch, before, twin, mlps)
         if row:

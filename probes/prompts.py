@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -29,11 +29,14 @@ class Contrast:
         right: ids that count as right for the first token of the prompt's answer.
         wrong: ids that count as wrong there; where the counterfactual has an answer, it is the
             first. Disjoint from `right`.
+        pictures: what its image tokens show; the prompt's own pictures where there are none. Image
+            tokens stand at the same places.
     """
 
     ids: tuple[int, ...]
     right: tuple[int, ...]
     wrong: tuple[int, ...]
+    pictures: tuple[Picture, ...] = ()
 
 
 def is_image_span(name: str) -> bool:
@@ -146,6 +149,17 @@ class Prompt:
             raise HeadscopeError(
                 f"The right and wrong answers of a {self.task!r} prompt begin with the same token."
             )
+        if contrast.pictures and len(contrast.pictures) != len(self.pictures):
+            raise HeadscopeError(
+                f"The counterfactual of a {self.task!r} prompt shows {len(contrast.pictures)} pictures, the "
+                f"prompt {len(self.pictures)}; both must agree."
+            )
+        image = {p for run in self.image_runs for p in range(*run)}
+        tokens = {self.ids[p] for p in image}
+        if {i for i, token in enumerate(contrast.ids) if token in tokens} != image:
+            raise HeadscopeError(
+                f"The image tokens of a {self.task!r} prompt and of its counterfactual stand at other places."
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -171,7 +185,9 @@ class Prompt:
             "source": self.source, "offsets": dict(self.offsets), "meta": dict(self.meta),
         }  # fmt: skip
         if self.contrast:
-            content["contrast"] = asdict(self.contrast)
+            shown = [picture.digest for picture in self.contrast.pictures]
+            twin = {"ids": self.contrast.ids, "right": self.contrast.right, "wrong": self.contrast.wrong}
+            content["contrast"] = twin | ({"pictures": shown} if shown else {})
         if self.pictures:
             content["pictures"] = [picture.digest for picture in self.pictures]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headscope.probes.effects import measure
 from headscope.probes.errors import HeadscopeError
-from headscope.probes.forward import Batch, answer_logits
+from headscope.probes.forward import Batch
 from headscope.probes.fused import attend
 from headscope.probes.geometry import HeadId
 from headscope.probes.inside import Record, frozen_mlps, head_outputs, repeat
@@ -105,7 +105,7 @@ def through_receivers(
     """
     n = len(heads)
     listener = _Listener({r.head.layer for r in receivers})
-    ids, rows = repeat(batch.ids, n), repeat(batch.rows, n)
+    copies = batch.times(model, n)
 
     def held(at: int, _: Tensor) -> Tensor:
         z = repeat(clean.z[at], n).clone()
@@ -119,8 +119,7 @@ def through_receivers(
             stack.enter_context(frozen_mlps(model, clean.mlp, n))
         stack.enter_context(attach(model, listener))
         stack.enter_context(head_outputs(model, held))
-        answer_logits(model, ids, rows)
+        copies.logits(model)
     with attach(model, _Reader(receivers, listener.heard)):
-        logits = answer_logits(model, ids, rows)
-    copies = [prompt for prompt in batch.prompts for _ in heads]
-    return measure(logits, copies).cpu().double().unflatten(1, (-1, n)).numpy()
+        logits = copies.logits(model)
+    return measure(logits, copies.prompts).cpu().double().unflatten(1, (-1, n)).numpy()

@@ -13,7 +13,7 @@ from torch import Tensor
 from headscope.probes.circuits.means import head_means, instead
 from headscope.probes.circuits.method import Ablation
 from headscope.probes.effects import METRICS, Effects, Metric, measure
-from headscope.probes.forward import Batch, answer_logits, batches
+from headscope.probes.forward import Batch, batches
 from headscope.probes.geometry import HeadId
 from headscope.probes.inside import head_outputs
 from headscope.probes.patch_heads import activation_patching, selected
@@ -62,7 +62,7 @@ def attribution_patching(
     change = np.full((len(METRICS), len(prompts), g.layers, g.heads), np.nan)
     for metric in metrics:
         change[METRICS.index(metric)] = 0.0
-    todo, count = list(batches(model, prompts)), 0
+    todo, count = list(batches(model, prompts, pictures=True)), 0
     means = head_means(model, todo) if towards == "mean" else None
     for batch in todo:
         with torch.no_grad():
@@ -111,7 +111,7 @@ def _outputs(
         return z
 
     with head_outputs(model, keep):
-        logits = answer_logits(model, batch.ids, batch.rows)
+        logits = batch.logits(model)
     return attached, held, measure(logits, asked.prompts)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from headscope.probes.apply import applied
-from headscope.probes.forward import Batch, answer_logits, batches, contrast_of
+from headscope.probes.forward import Batch, batches, contrast_of
 from headscope.probes.prompts import Prompt
 from headscope.probes.spec import Spec
 
@@ -88,17 +88,14 @@ def trials_under(model: Model, prompts: Sequence[Prompt], variants: Sequence[Seq
         Refused: a spec for another model.
     """
     found = [Trials.empty(len(prompts)) for _ in variants]
-    for batch in batches(model, prompts):
+    for batch in batches(model, prompts, pictures=True):
         # Positions of a sequence with pictures are the model's own affair, so those go in one piece.
         late = any(map(_late, variants)) and not batch.pixels
         cached = _Cached(model, batch) if late else None
         for variant, into in zip(variants, found, strict=True):
             lengths = (batch.rows + 1).tolist()
             with applied(model, *variant, prompt=lengths) if variant else nullcontext():
-                if cached and _late(variant):
-                    logits = cached.logits()
-                else:
-                    logits = answer_logits(model, batch.ids, batch.rows, **batch.pixels)
+                logits = cached.logits() if cached and _late(variant) else batch.logits(model)
             into.take(batch.index, batch.prompts, logits)
     return found
 

@@ -16,7 +16,7 @@ from headscope.probes.circuits.method import Progress
 from headscope.probes.circuits.mixed import Mixer
 from headscope.probes.circuits.stream import Writers, written
 from headscope.probes.effects import measure
-from headscope.probes.forward import answer_logits, batches
+from headscope.probes.forward import batches
 from headscope.probes.inside import head_outputs
 from headscope.probes.prompts import Prompt
 
@@ -40,7 +40,7 @@ def head_runs(
     g = model.geometry
     live = torch.from_numpy(sets.reshape(-1, g.layers, g.heads))
     found = np.zeros((len(sets), len(prompts)))
-    todo = list(batches(model, prompts))
+    todo = list(batches(model, prompts, pictures=True))
     replaced = replacements(model, todo, ablation)
     for done, (batch, twin) in enumerate(zip(todo, replaced, strict=True)):
         for i, mask in enumerate(live):
@@ -50,7 +50,7 @@ def head_runs(
                 return torch.where(keep, z, twin[layer].permute(1, 2, 0, 3))
 
             with head_outputs(model, change):
-                logits = answer_logits(model, batch.ids, batch.rows)
+                logits = batch.logits(model)
             found[i, batch.index] = measure(logits, batch.prompts)[0].cpu().double().numpy()
             progress(done * len(sets) + i + 1, len(todo) * len(sets))
     return found

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headscope.probes.circuits.anatomy import Block
 from headscope.probes.circuits.stream import written
-from headscope.probes.forward import Batch, answer_logits
+from headscope.probes.forward import Batch
 from headscope.probes.inside import recording
 
 if TYPE_CHECKING:
@@ -86,5 +86,5 @@ def part_means(model: Model, blocks: Sequence[Block], todo: Sequence[Batch]) -> 
 def _outputs(model: Model, batch: Batch) -> list[Tensor]:
     """Head outputs. [H, B, T, D] a layer"""
     with recording(model) as record:
-        answer_logits(model, batch.ids, batch.rows)
+        batch.logits(model)
     return [z.permute(2, 0, 1, 3) for z in record.z]

@@ -80,14 +80,14 @@ def pairs(
     Raises:
         UnknownName: no such task.
         HeadscopeError: a task without counterfactuals.
-        Refused: the model cannot do the task.
+        Refused: the model cannot do the task, or it shows pictures to a model of text alone.
     """
     if model.tokenizer is None:
         raise HeadscopeError(f"{model.name!r} was loaded without a tokenizer, so {task!r} cannot be asked.")
     tries = count + _SPARE
     while True:
         made = TASKS[task].prompts(
-            model.tokenizer, lengths=[length], per_length=tries, seed=seed, haystack=None
+            model.reader(TASKS[task]), lengths=[length], per_length=tries, seed=seed, haystack=None
         )
         contrast_of(made[0])
         right = trials(model, made).right

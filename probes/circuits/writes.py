@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from headscope.probes.forward import Batch, answer_logits
+from headscope.probes.forward import Batch
 from headscope.probes.inside import recording
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def mean_writes(model: Model, batch: Batch, *, last: bool = False) -> Tensor:
     """Mean over the rows up to the answer, or the answering row alone; float32. [B, L, H, hidden]"""
     with recording(model) as record:
-        answer_logits(model, batch.ids, batch.rows)
+        batch.logits(model)
     rows = torch.arange(batch.ids.shape[1], device=batch.ids.device)
     inside = (rows == batch.rows[:, None]) if last else (rows <= batch.rows[:, None])
     share = inside.float() / inside.sum(1, keepdim=True)

@@ -44,7 +44,7 @@ class SceneQuestions:
         dice = torch.Generator().manual_seed(seed)
         made = []
         for _ in lengths:
-            scenes = _solid(draw(per_length, dice))
+            scenes = solid(draw(per_length, dice))
             shown = images(render(scenes, dice))
             for i, image in enumerate(shown):
                 kind = int(scenes.present[i].nonzero()[0])
@@ -53,7 +53,7 @@ class SceneQuestions:
         return made
 
 
-def _solid(scenes: Scenes) -> Scenes:
+def solid(scenes: Scenes) -> Scenes:
     """The same scenes with nothing faint or pale in them."""
     plain = scenes.opacity.new_full(scenes.opacity.shape, _PLAIN)
     return replace(scenes, opacity=plain, saturation=plain)

@@ -18,7 +18,7 @@ from headscope.probes.tasks.needle import WORDINGS
 from headscope.probes.tokens import encode
 
 ASKING = ["keyvalue", "needle", "passkey", "recital"]
-PICTURED = ["scenes"]  # for vision-language models: test_vision_columns
+PICTURED = ["recoloured", "scenes"]  # for vision-language models: test_picture_pairs, test_vision_columns
 PLAIN = ["backcopy", "bigram", "code", "prose", "random", "repeat"]
 # Tokens that a prompt may be short of its length; a key-value prompt lacks less than one line.
 SHORT = {"keyvalue": 24, "needle": 12, "passkey": 12, "recital": 12, "repeat": 3}

@@ -40,7 +40,7 @@ class Difference:
     ) -> Found:
         g = model.geometry
         found = torch.zeros(len(prompts), g.layers, g.heads, g.hidden)
-        for batch in batches(model, prompts):
+        for batch in batches(model, prompts, pictures=True):
             found[batch.index] = (mean_writes(model, batch) - mean_writes(model, batch.twin(model))).cpu()
             progress(max(batch.index) + 1, len(prompts))
         mean = found.mean(0)
