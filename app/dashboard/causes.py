@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from headscope.app.dashboard import look
-from headscope.app.looks import story, title
+from headscope.app.headview import scores_of
+from headscope.app.looks import story, title, with_error
 from headscope.app.proof import proof_curve, proof_section
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ def show(run: Run, headmap: HeadMap) -> None:
                 _curve(proof, headmap, role)
     with st.expander("All numbers, with their intervals"):
         look.html(look.part("table", headers=found.headers, rows=found.rows))
+
+
+def alone(run: Run, headmap: HeadMap, layer: int, head: int) -> None:
+    """What one head is worth by itself, or the command that finds out."""
+    info = headmap.meta.columns.get("causal")
+    look.section("Causal effect", info.about if info else "")
+    if info is None:
+        look.note(f"Not measured yet; headscope prove {shlex.quote(str(run.path))} does it.")
+        return
+    score = next(s for s in scores_of(headmap, layer, head) if s.name == "causal")
+    place = f", {score.rank} of {score.of} heads" if score.rank else ""
+    look.note(f"{with_error(score.value, score.error)} on {info.prompts} {info.tasks[0]} prompts{place}.")
 
 
 def _curve(proof: Proof, headmap: HeadMap, role: str) -> None:

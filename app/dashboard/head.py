@@ -9,7 +9,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from headscope.app import headfigures
-from headscope.app.dashboard import address, freetext, look, pick, prompts, rules, store
+from headscope.app.dashboard import address, causes, freetext, look, pick, prompts, rules, store
 from headscope.app.headview import Score, group_of, neighbour, row_of, scores_of, verdicts
 from headscope.app.overlay import overlay, overlay_words
 
@@ -40,6 +40,7 @@ def show() -> None:
         _standing(headmap, scores, layer, head)
     with why:
         _why(headmap, layer, head)
+        causes.alone(run, headmap, layer, head)
     prompts.show(run, headmap, layer, head)
     _pictures(run, layer, head)
     _by_kind(headmap, layer, head)
@@ -131,8 +132,9 @@ def _pictures(run: Run, layer: int, head: int) -> None:
     )
     for column, one in zip(st.columns(len(found), gap="large"), found, strict=True):
         with column:
-            st.image(overlay(one), width="stretch")
-            look.note(f"{overlay_words(one).capitalize()}.")
+            words = f"{overlay_words(one).capitalize()}."
+            st.image(overlay(one), width="stretch", alt=f"A picture and where L{layer}H{head} looks. {words}")
+            look.note(words)
 
 
 def _by_kind(headmap: HeadMap, layer: int, head: int) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import streamlit as st
+
+from headscope.app.dashboard import store
 from headscope.app.dashboard.shelf import Run
 from headscope.probes import BadFile, json_text, write_json
 
@@ -51,13 +54,18 @@ def keep(run: Run, spec: Spec) -> str:
 
 
 def _held(run: Run, read: Callable[[Path], T]) -> dict[str, T]:
-    found = {}
-    for file in _files(run):
-        try:
-            found[str(file.relative_to(run.path))] = read(file)
-        except BadFile:
-            continue
-    return found
+    """What `read` can read, by name."""
+    kind = f"{read.__module__}.{read.__qualname__}"
+    found = {str(f.relative_to(run.path)): _opened(kind, store.stamp(f), read) for f in _files(run)}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+@st.cache_resource(max_entries=512, show_spinner=False)
+def _opened(kind: str, file: store.Stamp, _read: Callable[[Path], T]) -> T | None:
+    try:
+        return _read(Path(file[0]))
+    except BadFile:
+        return None
 
 
 def _files(run: Run) -> list[Path]:

@@ -44,24 +44,24 @@ def chosen(run: Run) -> Question | None:
     assert file is not None
     picture = store.picture(file)
     with show:
-        st.image(picture.image, width=_SIDE)
+        st.image(picture.image, width=_SIDE, alt=f"The picture {name} that is asked about.")
         look.note(f"{picture.width} × {picture.height} pixels, {name}")
     return Question(text, (picture,), str(file))
 
 
 def _upload(run: Run) -> None:
-    """Take a picture in; the box is empty again once it was taken, so that another can be chosen."""
+    """Take a picture in, or say why not; then the box is empty again, so that another can be chosen."""
     visits = st.session_state.get("uploads", 0)
     sent = st.file_uploader("A picture of your own", type=_KINDS, key=f"upload-{visits}")
+    if "refused" in st.session_state:
+        look.error(st.session_state.pop("refused"))
     if sent is None:
         return
     try:
-        name = take_in(run.path, sent.name, sent.getvalue())
+        address.put(picture=take_in(run.path, sent.name, sent.getvalue()))
     except HeadscopeError as error:
-        look.error(str(error))
-        return
+        st.session_state["refused"] = str(error)
     st.session_state["uploads"] = visits + 1
-    address.put(picture=name)
     st.rerun()
 
 

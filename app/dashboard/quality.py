@@ -21,19 +21,42 @@ def certificate(run: Run, policy: Policy, saved: dict[str, Policy]) -> None:
     same = [p for p in (policy, *saved.values()) if p.certificate and p.retain == policy.retain]
     look.section("Certified quality")
     if not same or same[0].certificate is None:
-        o, file = policy.origin, shlex.quote(str(run.path / "policy.json"))
+        file = str(run.path / "policy.json")
         look.empty(
             "Not measured yet",
             "What stands above is an estimate from the scan. A policy file in the run folder is shown here, "
             "with its certificate once it has one.",
-            f"headscope policy choose {shlex.quote(str(run.path))} --ratio {o.ratio or policy.full_share:g} "
-            f"--by {o.by} --out {file}\nheadscope verify {file} {shlex.quote(policy.model)}",
+            f"{_chosen(run, policy, file)}\n{shlex.join(['headscope', 'verify', file, policy.model])}",
         )
         return
     found = same[0].certificate
     look.note(f"Measured {found.made} on {found.device}, {found.dtype}; 95% intervals.")
     headers = ["", "full attention", "policy", "difference"]
     look.html(look.part("table", headers=headers, rows=certified(found)))
+
+
+def _chosen(run: Run, policy: Policy, file: str) -> str:
+    """The command line that chooses this policy."""
+    ratio = policy.full_share if policy.origin.ratio is None else policy.origin.ratio
+    words = [
+        "headscope",
+        "policy",
+        "choose",
+        str(run.path),
+        "--ratio",
+        f"{ratio:g}",
+        "--by",
+        policy.origin.by,
+    ]
+    window = next((span for row in policy.retain for span in row if span is not None), None)
+    for name, value, usual in (
+        ("sink", window and window.sink, 64),
+        ("recent", window and window.recent, 256),
+    ):
+        words += [f"--{name}", str(value)] if value not in (None, usual) else []
+    groups = [[span for span in row for _ in range(policy.geometry.group_size)] for row in policy.retain]
+    words += ["--compute", "head"] if [list(row) for row in policy.compute] != groups else []
+    return shlex.join([*words, "--out", file])
 
 
 def sweep(run: Run) -> None:

@@ -12,10 +12,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from headscope.heads import HeadMap, Policy
+from headscope.heads import HeadMap, Manifest, MapMeta, Policy
+from headscope.heads.run import Plan
+from headscope.heads.storage import write_json
+from headscope.probes import Picture, Recipe, Spec, fit, load
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
@@ -212,4 +218,66 @@ def test_a_scan_survives_a_reload(browser: Browser, server: str) -> None:
     card.get_by_role("button", name="Stop").click()
     expect(card.locator(".hs-status")).to_have_text("unfinished")
     expect(card.get_by_role("button", name="Go on")).to_be_visible()
+    visit.well()
+
+
+@pytest.fixture(scope="module")
+def seeing(runs: Path) -> str:
+    """A run of the shipped model that sees, without evidence."""
+    shapes = load("shapes")
+    layer, head = (a.reshape(-1) for a in np.indices((shapes.geometry.layers, shapes.geometry.heads)))
+    frame = pd.DataFrame({"layer": layer, "head": head, "kv_head": shapes.geometry.kv_head(0) + 0 * head})
+    meta = MapMeta(
+        model="shapes", fingerprint=shapes.fingerprint, geometry=shapes.geometry, tasks={"scenes": 1}
+    )
+    HeadMap(frame, meta).save(runs / "seeing" / "headmap.parquet")
+    plan = Plan(
+        model="shapes", fingerprint=shapes.fingerprint, geometry=shapes.geometry, dtype="float32",
+        preset="quick", context=256, seed=0, recipe=Recipe(), haystack="", parts=(),
+    )  # fmt: skip
+    write_json(runs / "seeing" / "manifest.json", Manifest(plan=plan, status="done", started="2026"))
+    return "seeing"
+
+
+def test_a_picture_is_asked_about_without_and_with_an_intervention(
+    browser: Browser, server: str, seeing: str, runs: Path, tmp_path: Path
+) -> None:
+    visit = Visit(browser, server, f"/interventions?run={seeing}&method=vhr&set.share=0.3", theme="dark")
+    page, mine = visit.page, tmp_path / "<b>mine.png"
+    mine.write_bytes(b"<svg onload=alert(1)>")
+    page.locator("[data-testid=stFileUploaderDropzoneInput]").set_input_files(mine)
+    expect(page.locator(".hs-error")).to_contain_text("<b>mine.png' is no picture")
+    assert not (runs / seeing / "pictures").exists()
+    Image.new("RGB", (64, 64), "red").save(mine)
+    page.locator("[data-testid=stFileUploaderDropzoneInput]").set_input_files(mine)
+    expect(page.get_by_role("img", name="that is asked about")).to_be_visible()
+    digest = Picture.open(mine).digest
+    assert [p.stem for p in (runs / seeing / "pictures").iterdir()] == [digest] and digest in page.url
+    page.get_by_role("button", name="Run shapes with and without it").click()
+    expect(page.locator(".hs-answer")).to_have_count(2, timeout=60_000)
+    expect(page.locator("code").first).to_contain_text("headscope intervene vhr shapes")
+    page.reload()
+    visit.ready()
+    expect(page.get_by_role("img", name="that is asked about")).to_be_visible()
+    expect(page.get_by_role("spinbutton", name="Share")).to_have_value("0.3")
+    visit.well()
+
+
+def test_a_fitted_spec_is_downloaded_and_kept(
+    browser: Browser, server: str, seeing: str, runs: Path, tmp_path: Path
+) -> None:
+    visit = Visit(browser, server, f"/interventions?run={seeing}&method=zero&heads=L1H2&kept=0.5")
+    page = visit.page
+    page.get_by_role("button", name="Fit it to shapes").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the spec").click()
+    download.value.save_as(tmp_path / "spec.json")
+    spec = Spec.open(tmp_path / "spec.json")
+    assert spec == fit(load("shapes"), "zero", heads=["L1H2"], strength=0.5, source=spec.source)
+    page.get_by_role("button", name="Keep it in the run").click()
+    expect(page.locator(".hs-note").first).to_contain_text("zero on L1H2; strength 0.5, all rows.")
+    kept = list((runs / seeing / "interventions").iterdir())
+    assert [Spec.open(path) for path in kept] == [spec] and kept[0].name in page.url
+    page.go_back()
+    expect(page.get_by_role("textbox", name="Heads to act on")).to_have_value("L1H2")
     visit.well()

@@ -66,6 +66,9 @@ def test_a_map_without_roles_has_every_page(page: Open, runs: Path) -> None:
 
 def test_the_slider_decides_the_policy(page: Open, runs: Path) -> None:
     shown = text(page("policy", run="tiny", by="retrieval", ratio="0.5"))
+    fewer = text(page("policy", run="tiny", by="retrieval", ratio="0.5", sink="4", recent="99"))
+    assert "--ratio 0.5 --by retrieval --sink 4 --recent 99 --out" in fewer
+    assert "--ratio 0.5 --by retrieval --out" in shown
     assert "6 of 12" in shown and "headscope verify" in shown and "headscope sweep" in shown
     assert "policy = headscope.heads.Policy.open('headscope.json')" in shown
     assert "12 of 12" in text(page("policy", run="tiny", by="retrieval", ratio="7"))
