@@ -8,10 +8,11 @@ and each part replaces what the file had of it, so that its rows come from the o
 
 - `recall`: exact patching, and the recall of its ten largest heads by every other method;
 - `heads`: faithfulness of circuits of heads, ablation by counterfactual, mean and zero;
+- `pruning`: the same of heads pruned in rounds towards each ablation;
 - `edges`: faithfulness of circuits of edges;
 - `stability`: overlap between seeds at 5 ... 250 examples, graded against the exact ten of `recall`.
 
-`--methods` narrows the methods of the last three.
+`--methods` narrows the methods of all but the first.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ SCORED = ("attribution", "attribution-ig", "eap", "eap-ig")
 PARTS = {  # and the methods that each compares; `method@mean` scores towards that ablation
     "recall": CHEAP,
     "heads": ("patching", *CHEAP, *(f"{m}@{a}" for m in SCORED if m != "eap" for a in ("mean", "zero"))),
+    "pruning": ("pruning@counterfactual", "pruning@mean", "pruning@zero"),
     "edges": ("eap", "eap-ig", "random", "eap-ig@mean", "eap-ig@zero"),  # those that score all edges
     "stability": ("attribution", "attribution-ig", "eap-ig", "sae-codes", "difference", "layer", "random"),
 }
@@ -122,9 +124,10 @@ def averaged(all_grades: list[dict[str, float]]) -> dict[str, float]:
     return {k: round(float(np.mean([g[k] for g in all_grades])), 3) for k in all_grades[0]}
 
 
-def kept(model: Model, learn: Pairs, held: Pairs, grain: Any, args: argparse.Namespace) -> Rows:
+def kept(model: Model, learn: Pairs, held: Pairs, part: str, args: argparse.Namespace) -> Rows:
     """Curves on held-out prompts, one for each method and ablation; random ones averaged over draws."""
-    for method in chosen(args, grain):
+    grain: Any = "edges" if part == "edges" else "heads"
+    for method in chosen(args, part):
         circuits = [found_on(model, learn, method, i) for i in range(DRAWS if method == "random" else 1)]
         towards = method.partition("@")[2]
         for ablation in (a for a in args.ablations if towards in ("", a)):
@@ -196,7 +199,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--held", type=int, default=32, help="other prompts to test circuits on")
     parser.add_argument("--held-edges", type=int, default=12, help="of them, those for circuits of edges")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--methods", nargs="+", choices=PARTS["heads"] + PARTS["stability"], default=[])
+    parser.add_argument("--methods", nargs="+", choices=METHODS.names(), default=[])
     parser.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
     parser.add_argument("--counts", nargs="+", type=int, default=[5, 10, 50, 250], help="of stability")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="of stability")
@@ -236,6 +239,7 @@ def main() -> None:
     some = held.split(args.held_edges)[0]
     rows_of: dict[str, Callable[[], Rows]] = {
         "heads": lambda: kept(model, learn, held, "heads", args),
+        "pruning": lambda: kept(model, learn, held, "pruning", args),
         "edges": lambda: kept(model, learn, some, "edges", args),
         "stability": lambda: stable(model, exact_ten(), args),
     }

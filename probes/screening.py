@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headscope.probes.circuits.means import head_means, instead
@@ -31,6 +32,7 @@ def attribution_patching(
     metrics: Sequence[Metric] = ("logit_diff",),
     towards: Ablation = "counterfactual",
     steps: int = 1,
+    live: NDArray[np.bool_] | None = None,
     done: Callable[[int], object] = lambda count: None,
 ) -> Effects:
     """First-order estimate of `activation_patching` for all heads at once.
@@ -52,6 +54,8 @@ def attribution_patching(
             sign: the estimated effect of removing a head; `mean` is that over the counterfactuals' rows,
             the first of which has its own.
         steps: passes to average gradients over.
+        live: which heads are not replaced to begin with; all others are, in every pass, and their change
+            is that of coming alive, turned round. [L, H]
         done: called after every batch and step with the number of (prompt, step) pairs done.
 
     Raises:
@@ -63,6 +67,7 @@ def attribution_patching(
     for metric in metrics:
         change[METRICS.index(metric)] = 0.0
     todo, count = list(batches(model, prompts, pictures=True)), 0
+    shares = torch.ones(g.layers, g.heads) if live is None else torch.from_numpy(live).float()
     means = head_means(model, todo) if towards == "mean" else None
     for batch in todo:
         with torch.no_grad():
@@ -74,7 +79,7 @@ def attribution_patching(
         rows = selected(batch, positions)[..., None]
         for step in range(steps):
             with torch.enable_grad():
-                attached, held, said = _outputs(model, batch, batch, goal, (step + 1) / steps)
+                attached, held, said = _outputs(model, batch, batch, goal, shares * (step + 1) / steps)
             for i, metric in enumerate(metrics):
                 total = said[METRICS.index(metric)].sum()
                 gradients = torch.autograd.grad(total, attached, retain_graph=i + 1 < len(metrics))
@@ -92,19 +97,23 @@ def attribution_patching(
 
 
 def _outputs(
-    model: Model, batch: Batch, asked: Batch, goal: Sequence[Tensor] | None = None, share: float = 1.0
+    model: Model,
+    batch: Batch,
+    asked: Batch,
+    goal: Sequence[Tensor] | None = None,
+    shares: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Head outputs of one pass in the graph and out of it, [B, T, H, D] a layer; metrics [M, B].
 
-    What goes on is `share` of each head's output and the rest of its `goal`; kept out of the graph is
-    the output itself.
+    What goes on is a share of each head's output, [L, H], and the rest of its `goal`; kept out of the
+    graph is the output itself.
     """
     attached, held = list[Tensor](), list[Tensor]()
 
     def keep(layer: int, z: Tensor) -> Tensor:
         held.append(z.detach())
-        if goal is not None and share < 1:
-            z = torch.lerp(goal[layer], z, share)
+        if goal is not None and shares is not None and bool((shares[layer] < 1).any()):
+            z = torch.lerp(goal[layer], z, shares[layer].to(z)[:, None])
         if torch.is_grad_enabled() and not z.requires_grad:  # frozen weights: the graph begins here
             z = z.detach().requires_grad_()
         attached.append(z)

@@ -18,6 +18,7 @@ from headscope.probes import (
     HeadscopeError,
     Model,
     Pairs,
+    attribution_patching,
     copying_circuit,
     copying_model,
     copying_prompts,
@@ -31,6 +32,7 @@ from headscope.probes import (
     stability,
     trials,
 )
+from headscope.probes.circuits.ablate import head_runs
 
 
 def scored(model: Model, **options: Any) -> Circuit:
@@ -108,6 +110,18 @@ def test_integrated_attribution_sums_to_what_ablating_everything_takes(ablation:
     coarse, fine = (found(steps=n).heads()["score"].sum() for n in (100, 200))
     assert 2 * fine - coarse == pytest.approx(curve.whole - curve.nothing, abs=1e-3)
     assert found(steps=1).nodes == scored(model, method="attribution", settings={"towards": ablation}).nodes
+
+
+def test_attribution_of_a_part_is_that_of_the_part() -> None:
+    """With some heads ablated throughout, the others sum to what ablating them too takes away."""
+    model, live = load(tiny("llama")), np.arange(18).reshape(3, 6) % 3 > 0
+    rows = np.stack([live.ravel(), np.zeros(18, bool)])
+    part, nothing = head_runs(model, random_pairs(), rows, "mean", lambda done, total: None).mean(1)
+    coarse, fine = (
+        attribution_patching(model, random_pairs(), towards="mean", steps=n, live=live).estimate().value
+        for n in (100, 200)
+    )
+    assert -(2 * fine - coarse)[live].sum() == pytest.approx(part - nothing, abs=1e-3)
 
 
 @pytest.mark.parametrize("ablation", ["counterfactual", "mean", "zero"])

@@ -84,10 +84,20 @@ def test_methods_on_trained_models(name: str) -> None:
     truth = exhaustive(model, held.prompts)
     heads = truth.minimal(0.85)[0]
     kept = {}
-    for method in ("patching", "attribution-ig", "eap-ig", "attribution"):
+    for method in ("patching", "attribution-ig", "eap-ig", "pruning", "attribution"):
         circuit = discover(model, learn, method=method)
         kept[method] = truth.f[truth.at(circuit.top(len(heads)))]
         if method != "attribution":
             assert roc_auc(circuit, heads) == 1.0, method
-    assert min(kept[m] for m in ("patching", "attribution-ig", "eap-ig")) >= 0.85
+    assert min(kept[m] for m in ("patching", "attribution-ig", "eap-ig", "pruning")) >= 0.85
     assert kept["attribution"] < 0.1
+
+
+@pytest.mark.parametrize("first", ["worth", "size"])
+def test_pruning_says_when_each_head_went(first: str) -> None:
+    settings = {"first": first, "keep": 0.5, "steps": 2, "towards": "zero"}
+    model = load("repeats")
+    circuit = discover(model, "repeats", method="pruning", prompts=repeats_prompts(4), settings=settings)
+    scores = np.sort(circuit.heads()["score"])
+    assert scores == pytest.approx([1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4])  # of eight: four, two, one, one
+    assert (circuit.cost.forward, circuit.cost.backward) == (9, 6)
