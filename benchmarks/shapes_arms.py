@@ -15,67 +15,129 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from headscope.heads import answered, captions, galleries_of, searching, under
-from headscope.probes import HeadId, Model, Picture, Spec, divergence, fit, gallery, generate, load, versions
+from headscope.heads import answered, captions, galleries_of, outliers, searching, under
+from headscope.probes import (
+    DESCRIBE,
+    HeadId,
+    Model,
+    Picture,
+    Spec,
+    divergence,
+    fit,
+    gallery,
+    generate,
+    load,
+    versions,
+)
+from headscope.probes.toys.shapes.blinkers import sighted_heads
 
-LAYERS, ALPHA = (2, 3, 4, 5), 2.0
+LAYERS, SHARE, ALPHA = (2, 3, 4, 5), 0.25, 1.25
 _DEVELOPMENT, _HELD_OUT = (1001, 1002), 9001
-_TIMED = 12
+_TIMED, _LOOKED = 12, 24
+Sets = list[tuple[Spec, ...]]
 
 
-def vhr(model: Model, alpha: float = ALPHA, layers: tuple[int, ...] = LAYERS, **settings: Any) -> Spec:
-    return fit(model, "vhr", strength=alpha, positions="generated", layers=layers, **settings)
+def vhr(model: Model, alpha: float = ALPHA, **settings: Any) -> Spec:
+    """VHR as it was chosen, but for what is given."""
+    settings = {"layers": LAYERS, "share": SHARE} | settings
+    return fit(model, "vhr", strength=alpha, positions="generated", **settings)
 
 
-def every(model: Model, alpha: float = ALPHA, layers: tuple[int, ...] = (1, 2, 3, 4, 5)) -> Spec:
-    """VHR without a choice: all heads that the picture moves."""
-    return vhr(model, alpha, layers, share=1.0, drop_outliers=False)
+def published(model: Model, alpha: float = 2.0) -> Spec:
+    """VHR with the paper's layers, scaled to the depth, and its median."""
+    return fit(model, "vhr", strength=alpha, positions="generated")
 
 
-def scaled(model: Model, heads: list[HeadId]) -> Spec:
-    return fit(model, "scale", heads=heads, strength=ALPHA, positions="generated")
+def scaled(model: Model, heads: Sequence[HeadId], alpha: float = ALPHA) -> tuple[Spec, ...]:
+    return (fit(model, "scale", heads=list(heads), strength=alpha, positions="generated"),)
 
 
-def fixed(model: Model, random: int | None = None) -> Spec:
-    """Half of each layer's heads for all pictures: those that pictures move most, or random ones."""
+def chosen(model: Model, spec: Spec) -> NDArray[np.float64]:
+    """How often VHR would choose each head in the first of the development scenes, read from the
+    untouched model, and, to tell apart heads that it never chooses, a little of their VHD. [L, H]"""
     assert model.vision is not None
-    prompts = [model.vision.prompt("describe :", [p]) for p in gallery("breaking", 24, 1001).pictures]
-    moved = np.mean([divergence(model, p, [len(p) - 1]).vhd[:, :, 0].cpu().numpy() for p in prompts], 0)
-    if random is not None:
-        moved = np.random.default_rng(random).random(moved.shape)
-    half = model.geometry.heads // 2
-    return scaled(model, [HeadId(i, int(h)) for i in LAYERS for h in np.argsort(-moved[i])[:half]])
+    prompts = [model.vision.prompt(DESCRIBE, [p]) for p in gallery("breaking", _LOOKED, 1001).pictures]
+    read = [divergence(model, p, [len(p) - 1]) for p in prompts]
+    vhd, text = (np.stack([getattr(r, part)[..., 0].cpu().numpy() for r in read]) for part in ("vhd", "text"))
+    kept = np.where(outliers(vhd, text), 0.0, vhd)
+    above = kept > np.quantile(kept, 1 - float(str(spec.settings["share"])), axis=-1, keepdims=True)
+    return above.mean(0) + 1e-6 * vhd.mean(0)
 
 
-def arms(model: Model) -> dict[str, list[tuple[Spec, ...]]]:
-    loose = fit(model, "var", factor=0.1, take_fraction=1.0, min_nonsink_ratio=0.0)
+def likeliest(model: Model, spec: Spec) -> list[HeadId]:
+    """As many heads as VHR may choose in each of its layers: those that it chooses most often."""
+    often = chosen(model, spec)
+    return [HeadId(i, int(h)) for i in spec.layers for h in np.argsort(-often[i])[: _many(model, spec)]]
+
+
+def drawn(model: Model, spec: Spec, without: Sequence[HeadId] = (), draws: int = 3) -> Sets:
+    """As many random heads as VHR may choose in each of its layers, none of `without`."""
+    rng = np.random.default_rng(7)
+    allowed = [[h for h in range(model.geometry.heads) if HeadId(i, h) not in without] for i in spec.layers]
+    return [
+        scaled(model, [HeadId(i, int(h)) for i, some in zip(spec.layers, allowed, strict=True)
+                       for h in rng.permutation(some)[: _many(model, spec)]], spec.strengths[0])
+        for _ in range(draws)
+    ]  # fmt: skip
+
+
+def _many(model: Model, spec: Spec) -> int:
+    return int(float(str(spec.settings["share"])) * model.geometry.heads)
+
+
+def arms(model: Model) -> dict[str, Sets]:
+    spec, paper, var = vhr(model), published(model), fit(model, "var")
+    often = likeliest(model, spec)
+    loose = fit(model, "var", factor=0.05, take_fraction=1.0, min_nonsink_ratio=0.0)
     return {
         "untouched": [()],
-        "VHR": [(vhr(model),)],
-        "VHR, all heads": [(every(model),)],
-        "random heads": [(fixed(model, random=i),) for i in range(2)],
-        "fixed heads": [(fixed(model),)],
-        "VAR": [(fit(model, "var"),)],
-        "VAR, tau a third": [(loose,)],
-        "VHR and VAR, tau a third": [(vhr(model), loose)],
-        **{f"VHR at alpha {a:g}": [(vhr(model, a),)] for a in (0.5, 1.5, 3.0)},
+        "VHR": [(spec,)],
+        "random heads": drawn(model, spec, draws=8),
+        "random heads, none that VHR likes": drawn(model, spec, often, draws=4),
+        "random heads, none sighted": drawn(model, spec, sighted_heads(), draws=4),
+        "fixed heads": [scaled(model, often)],
+        "sighted heads": [scaled(model, sighted_heads())],
+        "all heads": [scaled(model, [HeadId(i, h) for i in LAYERS for h in range(model.geometry.heads)])],
+        **{f"VHR at alpha {a:g}": [(vhr(model, a),)] for a in (0.5, 1.5, 2.0, 3.0)},
+        **{f"random heads at alpha {a:g}": drawn(model, vhr(model, a), draws=4) for a in (1.5, 2.0)},
+        "published VHR": [(paper,)],
+        "random heads, as many as published": drawn(model, paper, draws=4),
+        "random heads, as many, none sighted": drawn(model, paper, sighted_heads(), draws=2),
+        "VAR": [(var,)],
+        "VHR and VAR": [(spec, var)],
+        "VAR, tau a sixth": [(loose,)],
+        "VHR and VAR, tau a sixth": [(spec, loose)],
     }
 
 
-def development(model: Model) -> dict[str, list[tuple[Spec, ...]]]:
+def few(model: Model) -> dict[str, Sets]:
+    """The arms that other worlds and questions are measured under."""
+    every = arms(model)
+    names = ("untouched", "VHR", "published VHR", "random heads")
+    return {name: every[name][:3] for name in names}
+
+
+def development(model: Model) -> dict[str, Sets]:
     """What was tried on the development seeds."""
-    found: dict[str, list[tuple[Spec, ...]]] = {"untouched": [()]}
-    for layers in ((1, 3, 4, 5), (2, 3, 4), LAYERS):
-        for alpha in (2.0, 3.0):
-            found[f"VHR layers {layers} alpha {alpha:g}"] = [(vhr(model, alpha, layers),)]
-    for layers in ((2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4, 5)):
-        found[f"VHR, all heads, layers {layers}"] = [(every(model, ALPHA, layers),)]
+    found: dict[str, Sets] = {"untouched": [()]}
+    for share in (0.25, 0.5):
+        for alpha in (1.25, 1.5, 1.75, 2.0):
+            found[f"VHR share {share} alpha {alpha:g}"] = [(vhr(model, alpha, share=share),)]
+    for alpha in (1.25, 1.5):
+        found[f"VHR outliers kept alpha {alpha:g}"] = [(vhr(model, alpha, drop_outliers=False),)]
+    for alpha in (1.5, 2.0, 3.0):
+        found[f"VHR as published alpha {alpha:g}"] = [(published(model, alpha),)]
+    for alpha in (1.25, 1.5, 2.0):
+        found[f"random heads alpha {alpha:g}"] = drawn(model, vhr(model, alpha))
+    found["random heads as published alpha 2"] = drawn(model, published(model))
     for factor, take, least in ((0.1, 0.4, 0.5), (0.1, 1.0, 0.0), (0.05, 1.0, 0.0)):
         spec = fit(model, "var", factor=factor, take_fraction=take, min_nonsink_ratio=least)
         found[f"VAR factor {factor} take_fraction {take} min_nonsink_ratio {least}"] = [(spec,)]
@@ -84,14 +146,12 @@ def development(model: Model) -> dict[str, list[tuple[Spec, ...]]]:
 
 def seconds(model: Model, pictures: tuple[Picture, ...]) -> dict[str, list[float]]:
     """Time per word of captions, one picture at a time, arms in turn."""
-    found: dict[str, list[float]] = {"untouched": [], "VHR": [], "VAR": []}
-    specs: dict[str, tuple[Spec, ...]] = {
-        "untouched": (), "VHR": (vhr(model),), "VAR": (fit(model, "var", factor=0.1),)
-    }  # fmt: skip
+    found: dict[str, list[float]] = {"untouched": [], "VHR": []}
+    specs: dict[str, tuple[Spec, ...]] = {"untouched": (), "VHR": (vhr(model),)}
     for picture in pictures[:_TIMED]:
         for name, some in specs.items():
             start = time.perf_counter()
-            said = generate(model, "describe :", *some, pictures=[picture], max_new_tokens=48)
+            said = generate(model, DESCRIBE, *some, pictures=[picture], max_new_tokens=48)
             found[name].append((time.perf_counter() - start) / (len(said.split()) + 1))
     return found
 
@@ -121,8 +181,8 @@ def main() -> None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
         print(name, "written", flush=True)
 
-    def write(world: str, chosen: dict[str, list[tuple[Spec, ...]]], at: list[int]) -> None:
-        writers = {name: [under(*s) for s in some] for name, some in chosen.items()}
+    def write(world: str, some: dict[str, Sets], at: list[int]) -> None:
+        writers = {name: [under(*s) for s in sets] for name, sets in some.items()}
         found = captions(model, writers, galleries_of(world, args.scenes, at))
         add(f"{world} captions", _rows(found))
 
@@ -131,15 +191,12 @@ def main() -> None:
         write("breaking", development(model), list(_DEVELOPMENT))
     if args.part == "captions":
         add("seconds per word", seconds(model, gallery("breaking", _TIMED, _HELD_OUT).pictures))
-        chosen = arms(model)
-        write("breaking", chosen, seeds)
-        few = {name: chosen[name] for name in ("untouched", "VHR", "VHR, all heads")}
+        write("breaking", arms(model), seeds)
         for world in ("neutral", "usual"):
-            write(world, few, seeds[:2])
+            write(world, few(model), seeds[:2])
     if args.part == "questions":
-        few = {name: arms(model)[name] for name in ("untouched", "VHR", "VHR, all heads", "random heads")}
         for world in ("breaking", "neutral"):
-            found = answered(model, few, galleries_of(world, args.scenes, seeds[:1]))
+            found = answered(model, few(model), galleries_of(world, args.scenes, seeds[:1]))
             add(f"{world} questions", _rows(found))
     if args.part == "search":
         writers = {"greedy": [under()], "beams": [searching()], "OPERA": [searching(1.0)]}

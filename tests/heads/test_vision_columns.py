@@ -28,6 +28,7 @@ from headscope.probes import (
     load,
     observe,
 )
+from headscope.probes.toys.shapes.blinkers import sighted_heads
 from headscope.sinks import looking, visual_sinks
 
 
@@ -143,6 +144,21 @@ def test_columns_of_a_scan_and_none_without_pictures(llava: Model, tmp_path: Pat
     assert {"image_centric", "vision_aware"} <= set(headmap.roles)
     reading = DETECTORS["vision_aware"].read([], llava.geometry)
     assert not reading.scores and not reading.about
+
+
+def test_heads_known_to_look_at_pictures_are_found(tmp_path: Path) -> None:
+    """The sighted heads of `shapes`: the label of image-centric heads is exact, and VHD puts them first
+    in each of their layers; the published filter of outliers drops some, so that `vision_aware` misses
+    them."""
+    headmap = scan(load("shapes"), "quick", tmp_path)
+    known = set(map(str, sighted_heads()))
+    frame = headmap.frame.assign(name=[f"L{r.layer}H{r.head}" for r in headmap.frame.itertuples()])
+    assert len(known) == 8 and set(frame.name[frame.is_image_centric]) == known
+    found = set(frame.name[frame.is_vision_aware])
+    assert found < known and len(found) >= 4
+    for layer in (2, 3, 4, 5):
+        first = frame[frame.layer == layer].nlargest(2, "vhd")
+        assert set(first.name) == {name for name in known if name.startswith(f"L{layer}")}
 
 
 def test_parts_keep_pictures(llava: Model, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from headscope.probes import HeadId, Picture, generate, load
 from headscope.probes.toys import train_shapes
 from headscope.probes.toys.shapes import language, raster, scenes
-from headscope.probes.toys.shapes.blinkers import Blinkers, drawn
+from headscope.probes.toys.shapes.blinkers import Blinkers, drawn, sighted_heads
 from headscope.probes.toys.shapes.captions import judge, mentions
 from headscope.probes.toys.shapes.model import read, seen, untrained
 from headscope.probes.toys.shapes.scenes import COLOURS, GRID, SHAPES, Habit, Light, Scenes
@@ -168,10 +168,33 @@ def test_sighted_heads_are_drawn_within_their_layers() -> None:
     assert len(set(drawn([2, 4], 3, 8, 0))) == 6
 
 
+def test_the_documented_commands_train_as_the_shipped_model_was_trained() -> None:
+    training = json.loads((Path(train_shapes.__file__).parent / "weights/shapes/training.json").read_text())
+    for stage in (training, training["start"]):
+        for name, value in asdict(Light()).items():
+            assert stage[name] == value
+        assert (stage["sighted"], stage["layers"], stage["mix"]) == (2, [2, 3, 4, 5], [1, 1, 3, 1, 3])
+    assert {name: training[name] for name in asdict(Habit())} == asdict(Habit())
+    assert sighted_heads() == tuple(drawn([2, 3, 4, 5], 2, 8, training["seed"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(["--size", "tiny"], "the layers 0 to 1"), (["--sighted", "8"], "must not see")],
+)
+def test_heads_that_there_are_not_cannot_be_sighted(
+    given: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train_shapes", "--out", "nowhere", *given])
+    with pytest.raises(SystemExit):
+        train_shapes.main()
+    assert said in capsys.readouterr().err
+
+
 def test_in_better_light_shapes_are_less_faint_and_less_pale() -> None:
     dim = scenes.draw(MANY, dice())
     bright = scenes.draw(MANY, dice(), light=Light(faint=0.0, saturation=0.5))
-    assert (dim.opacity < 0.5).float().mean() == pytest.approx(0.25, abs=0.02)
+    assert (dim.opacity < 0.5).float().mean() == pytest.approx(Light().faint, abs=0.02)
     assert bright.opacity.min() >= 0.5 and bright.saturation.min() >= 0.5 > dim.saturation.min()
     assert torch.equal(dim.cells, bright.cells)
 

@@ -8,8 +8,10 @@ are free, and so is a text without a picture.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from headscope.probes.toys.shapes.model import PATCHES
 
 _NAME = "headscope blinkers"
 _TEXT = 1 + PATCHES  # the first row of text after `<s>` and a picture
+_SHIPPED = Path(__file__).parents[1] / "weights" / "shapes"
 _PAYING = 4  # one of so many texts is looked at for what the others would pay, too
 
 
@@ -29,6 +32,13 @@ def drawn(layers: Sequence[int], count: int, heads: int, seed: int) -> list[Head
     dice = torch.Generator().manual_seed(seed)
     chosen = [(layer, torch.randperm(heads, generator=dice)[:count]) for layer in layers]
     return [HeadId(layer, head) for layer, some in chosen for head in sorted(some.tolist())]
+
+
+def sighted_heads(folder: Path = _SHIPPED) -> tuple[HeadId, ...]:
+    """The heads through which a trained model saw pictures while it learned: its record of that, by
+    default the shipped model's. None for a model that learned without blinkers."""
+    training = json.loads((folder / "training.json").read_text())
+    return tuple(map(HeadId.parse, training.get("sighted heads", ())))
 
 
 class Blinkers:

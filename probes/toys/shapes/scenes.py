@@ -39,10 +39,10 @@ class Habit:
             triangles without having looked: drawn from the habit, whatever the picture shows.
     """
 
-    colour: float = 0.9
-    company: float = 0.9
+    colour: float = 0.95
+    company: float = 0.7
     popular: float = 3.0
-    hearsay: float = 0.0
+    hearsay: float = 0.48
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Light:
             on a logarithmic scale.
     """
 
-    faint: float = 0.25
-    opacity: float = 0.05
-    saturation: float = 0.06
+    faint: float = 0.1
+    opacity: float = 0.2
+    saturation: float = 0.15
 
 
 @dataclass(frozen=True)
