@@ -16,7 +16,10 @@ README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text()
 GUIDE = README.parent / "docs"
 NOTEBOOKS = sorted((GUIDE / "notebooks").glob("*.ipynb"))
-PAGES = [p for folder in ("methods", "files") for p in sorted((GUIDE / folder).glob("*.md"))]
+PAGES = [
+    *(p for folder in ("methods", "files") for p in sorted((GUIDE / folder).glob("*.md"))),
+    *(GUIDE / name for name in ("circuits.md", "dynamics.md")),
+]
 ENVIRONMENT = os.environ | {
     "HF_HUB_OFFLINE": "1",
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -57,6 +60,8 @@ def test_notebooks_and_pages_run_as_stored(ran: tuple[Path, str]) -> None:
     """All of them in one process that loads the model and scans once: the README has made their run."""
     assert len(NOTEBOOKS) == 4
     program = [_PRELUDE, "probes.write_planted('planted')"]
+    lines = re.findall(r"^\$ (headscope .*)$", (GUIDE / "dynamics.md").read_text(), re.M)
+    program += [f"_run({line!r}, False)" for line in lines]
     for page in PAGES:
         program += re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
     for notebook in NOTEBOOKS:
