@@ -18,7 +18,7 @@ GUIDE = README.parent / "docs"
 NOTEBOOKS = sorted((GUIDE / "notebooks").glob("*.ipynb"))
 PAGES = [
     *(p for folder in ("methods", "files") for p in sorted((GUIDE / folder).glob("*.md"))),
-    *(GUIDE / name for name in ("circuits.md", "dynamics.md")),
+    *(GUIDE / name for name in ("circuits.md", "dynamics.md", "vision.md")),
 ]
 ENVIRONMENT = os.environ | {
     "HF_HUB_OFFLINE": "1",
