@@ -52,7 +52,8 @@ def show() -> None:
     look.install(headmap)
     with left:
         look.heading("Circuits", eyebrow=f"{headmap.meta.model}: which heads work together")
-    tasks = store.circuit_tasks(run)
+    with st.spinner("Loading torch"):  # the first visit only
+        tasks = store.circuit_tasks(run)
     if tasks:
         task = address.choose("Task", "task", tasks, tasks[0], buttons=True)
         _found(headmap, store.circuits(run, task))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
     from headscope.app.wanted import Wanted
     from headscope.heads import HeadMap, Manifest
+    from headscope.probes import Spec
 
 _HERE = "made here"
 
@@ -32,36 +33,41 @@ def show() -> None:
             "Interventions",
             eyebrow=f"{headmap.meta.model}: change what heads do, and see what the model says then",
         )
-    with st.spinner("Loading torch"):  # the first visit only
-        from headscope.probes import INTERVENTIONS
-
-        INTERVENTIONS.names()
     specs = held.specs(run)
     chosen = address.choose("Intervention", "spec", [_HERE, *specs], _HERE) if specs else _HERE
     manifest = store.manifest(run)
     source = manifest.plan.model if manifest else headmap.meta.model
-    wanted = _wanted(run, headmap, manifest, source) if chosen == _HERE else None
-    if chosen != _HERE:
-        fitting.described(specs[chosen])
-    if manifest and wanted:
-        fitting.show(run, manifest, wanted)
     pictures = shows_pictures(headmap)
-    trying.show(run, manifest, specs.get(chosen), wanted, pictures=pictures)
-    evaluations.show(run, headmap, _command(source, wanted, pictures))
+    if chosen == _HERE:
+        wanted, spec = _wanted(run, headmap, manifest, source), None
+        file = f"{wanted.method}.json" if wanted else "vhr.json"
+        if manifest and wanted:
+            fitting.show(run, manifest, wanted)
+    else:
+        wanted, spec = None, _at_strength(specs[chosen])
+        file = str(run.path / chosen) if spec == specs[chosen] else ""
+    trying.show(run, manifest, spec, wanted, file, pictures=pictures)
+    evaluations.show(run, headmap, _command(source, wanted, file, pictures))
     causes.show(run, headmap)
 
 
-def _command(source: str, wanted: Wanted | None, pictures: bool) -> str:
+def _at_strength(spec: Spec) -> Spec:
+    """A spec, as it was fitted or at the strength that the slider says."""
+    fitting.described(spec)
+    if len(set(spec.strengths)) > 1:
+        return spec
+    kept = spec.strengths[0]
+    low, high = min(-1.0, kept), max(4.0, kept)
+    strength = address.slide("Kept of the original", "kept", low, high, kept, step=0.05, form="%.2f")
+    return spec if strength == kept else spec.with_strength(strength)
+
+
+def _command(source: str, wanted: Wanted | None, file: str, pictures: bool) -> str:
     """What evaluates an intervention: this one, where the command that fits it can be had."""
     if pictures:
-        return shlex.join(
-            ["headscope", "evaluate", source, "--with", f"{wanted.method if wanted else 'vhr'}.json"]
-        )
-    return (
-        wanted.command(source)
-        if wanted
-        else shlex.join(["headscope", "intervene", "zero", source, "--head", "L0H0"])
-    )
+        return shlex.join(["headscope", "evaluate", source, "--with", file or "vhr.json"])
+    some = ["headscope", "intervene", "zero", source, "--head", "L0H0"]
+    return wanted.command(source) if wanted else shlex.join(some)
 
 
 def _wanted(run: Run, headmap: HeadMap, manifest: Manifest | None, source: str) -> Wanted | None:

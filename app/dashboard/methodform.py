@@ -22,6 +22,7 @@ _SAYS = {_NAMED: "named", _ROLE: "best of the run", _OWN: "method's choice"}
 # What the method was made for, where that is not the command line's default: task, rows.
 _STARTS = {"ph3": ("conflict", "generated"), "vhr": ("scenes", "generated"), "var": ("scenes", "all")}
 _BY_PROMPT = {"vhr"}  # decide anew for every prompt, and so learn from none
+_SEEING = {"var", "vhr"}
 _STRENGTH = (
     "1 leaves heads as they are, 0 makes the whole change, 2 the opposite one; for scale and vhr, the factor."
 )
@@ -53,7 +54,9 @@ def form(run: Run, headmap: HeadMap) -> Wanted:
         strength = address.slide(
             "Kept of the original", "kept", -1.0, 4.0, method.strength, step=0.05, form="%.2f", help=_STRENGTH
         )
-    look.note(f"{name}: {method.summary}.")
+    blind = name in _SEEING and not shows_pictures(headmap)
+    needs = " It needs a model that sees, and this scan showed its model no pictures." if blind else ""
+    look.note(f"{name}: {method.summary}.{needs}")
     line, heads, role, top, learning = "", None, "", 0, Learning()
     if way == _NAMED:
         line = address.words("Heads to act on", "heads", _best(headmap), help="L18H6, L23H2, …")

@@ -9,7 +9,6 @@ import streamlit as st
 
 from headscope.app import sae_tables
 from headscope.app.dashboard import live, store
-from headscope.probes import load_sae, read_card, shipped_saes
 
 if TYPE_CHECKING:
     from headscope.app.dashboard.shelf import Run
@@ -22,6 +21,8 @@ _CONFIG = "cfg.json"
 
 def known(run: Run, headmap: HeadMap) -> dict[str, Path]:
     """Folders of SAEs by name: those in the run, and those that come with headscope for its model."""
+    from headscope.probes import read_card, shipped_saes
+
     home, mine = run.path / FOLDER, headmap.meta.fingerprint
     found = [p.parent for pattern in ("*", "*/*") for p in sorted(home.glob(f"{pattern}/{_CONFIG}"))]
     own = {str(folder.relative_to(run.path)): folder for folder in found} if run.folder else {}
@@ -55,6 +56,8 @@ def described(source: str, fingerprint: str, folder: Path, feature: int, top: in
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _sae(source: str, fingerprint: str, config: store.Stamp) -> Sae:
+    from headscope.probes import load_sae
+
     return load_sae(Path(config[0]).parent, live.model(source, fingerprint))
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from headscope.app.beforeafter import BeforeAfter
-from headscope.app.dashboard import live, look, pictured
+from headscope.app.dashboard import address, live, look, pictured
 from headscope.app.dashboard.look import plain
 from headscope.app.dashboard.questions import Question, chosen_prompt
+from headscope.app.fitcost import cost_of
 from headscope.app.tokens import visible
 from headscope.probes import HeadscopeError
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from headscope.heads import Manifest
     from headscope.probes import Spec
 
+_QUICK = 8  # passes
 _SHORT = 400  # characters of a prompt that fits on a command line
 
 
 def show(
-    run: Run, manifest: Manifest | None, spec: Spec | None, wanted: Wanted | None, *, pictures: bool
-) -> None:
+    run: Run, manifest: Manifest | None, spec: Spec | None, wanted: Wanted | None, file: str, *,
+    pictures: bool,
+) -> None:  # fmt: skip
     """A prompt or a picture, and both answers.
 
     Args:
@@ -33,6 +36,7 @@ def show(
         manifest: which model to load; None where that is not known.
         spec: one that is held; else what `wanted` asks for is fitted.
         wanted: None where there is a spec, or where the form asks for nothing that can be had.
+        file: where the spec is, or will be; empty for one that is in no file.
         pictures: whether the model is shown any.
     """
     what = "One question about a picture" if pictures else "One prompt"
@@ -49,7 +53,12 @@ def show(
         return
     source = manifest.plan.model
     asked = (spec or wanted, question)
-    if st.button(f"Run {plain(source)} with and without it", key="try", type="primary"):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pressed = st.button(f"Run {plain(source)} with and without it", key="try", type="primary")
+        again = _quick(wanted) and address.switch(
+            "Again on every change", "again", help="Once it has run, controls act as they are moved."
+        )
+    if pressed or (again and "tried" in st.session_state):
         st.session_state["tried"] = asked
     if st.session_state.get("tried") != asked:
         look.note("Nothing is run before you ask for it; the model is loaded the first time.")
@@ -62,7 +71,13 @@ def show(
         look.error(str(error))
         return
     _answers(found)
-    _command(source, used.method, question)
+    if file and len(question.text) <= _SHORT:
+        _command(source, file, question)
+
+
+def _quick(wanted: Wanted | None) -> bool:
+    """Whether fitting takes next to nothing, so that a control can act as it is moved."""
+    return wanted is None or cost_of(wanted).passes <= _QUICK
 
 
 def _answers(found: BeforeAfter) -> None:
@@ -78,12 +93,10 @@ def _answers(found: BeforeAfter) -> None:
     look.note(f"The distribution of the next token moves by {found.kl:.3f} nats (KL divergence).")
 
 
-def _command(source: str, method: str, question: Question) -> None:
+def _command(source: str, file: str, question: Question) -> None:
     """The same two answers in a terminal."""
-    if len(question.text) > _SHORT:
-        return
     picture = ["--image", question.file] if question.file else ["--plain"]
     length = ["--max-new-tokens", str(live.LENGTH[bool(question.pictures)])]
-    words = ["headscope", "generate", source, question.text, *picture, *length, "--with", f"{method}.json"]
+    words = ["headscope", "generate", source, question.text, *picture, *length, "--with", file]
     look.note("The same in a terminal:")
     st.code(shlex.join(words), language=None, wrap_lines=True)

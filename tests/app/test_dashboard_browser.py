@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from headscope.heads import HeadMap, Manifest, MapMeta, Policy
+from headscope.heads import HeadMap, Manifest, MapMeta, Policy, keep_circuits
 from headscope.heads.run import Plan
 from headscope.heads.storage import write_json
-from headscope.probes import Picture, Recipe, Spec, fit, load
+from headscope.probes import Circuit, Picture, Recipe, Spec, fit, load
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
@@ -280,4 +280,25 @@ def test_a_fitted_spec_is_downloaded_and_kept(
     assert [Spec.open(path) for path in kept] == [spec] and kept[0].name in page.url
     page.go_back()
     expect(page.get_by_role("textbox", name="Heads to act on")).to_have_value("L1H2")
+    visit.well()
+
+
+def test_a_click_on_a_feature_of_a_circuit_asks_for_that_feature(
+    browser: Browser, server: str, runs: Path
+) -> None:
+    found = Path(__file__).parents[2] / "benchmarks" / "results" / "sparse_features_ioi.json"
+    circuit = Circuit.open(found)
+    keep_circuits(runs / "featured", [circuit], [])
+    plan = Plan(
+        model="/nowhere", fingerprint=circuit.fingerprint, geometry=circuit.geometry, dtype="float32",
+        preset="quick", context=256, seed=0, recipe=Recipe(), haystack="", parts=(),
+    )  # fmt: skip
+    write_json(runs / "featured" / "manifest.json", Manifest(plan=plan, status="done", started="2026"))
+    visit = Visit(browser, server, "/circuits?run=featured&edges=9")
+    visit.page.get_by_role("button", name="L23.z/f740").click()
+    visit.at("/circuits?run=featured&edges=9&sae=smollm2%2FL23.z&feature=740")
+    expect(visit.page.locator(".hs-error")).to_contain_text("/nowhere")
+    expect(visit.page.locator("code").last).to_have_text("headscope sae show smollm2/L23.z --feature 740")
+    visit.page.go_back()
+    visit.at("/circuits?run=featured&edges=9")
     visit.well()

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from headscope.app import evaluated
 from headscope.app.beforeafter import before_after
 from headscope.app.cli import app
-from headscope.app.dashboard import held, pictured, shelf
+from headscope.app.dashboard import held, pictured, shelf, trying
 from headscope.app.fitcost import cost_of
 from headscope.app.methodoptions import checked, chooses_heads, options_of
 from headscope.app.wanted import Learning, Wanted
@@ -212,3 +212,15 @@ def test_evaluations_of_the_run_are_shown_with_their_controls(page: Open, runs: 
     assert "random heads" in shown and "50% … 50%" in shown and "0.500 ± 0.250" in shown
     assert "Captions of breaking scenes" in shown and "&lt;i&gt;vhr" in shown and "12.5% … 12.5%" in shown
     assert "other weights than this run" in shown and "broken.json" not in shown
+
+
+def test_a_held_spec_acts_at_the_strength_of_the_slider(
+    page: Open, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = fit(load("shapes"), "vhr", positions="generated")
+    spec.save(runs / "tiny" / "vhr.json")
+    seen: list[Spec | None] = []
+    monkeypatch.setattr(trying, "show", lambda run, manifest, spec, *rest, **more: seen.append(spec))
+    page("interventions", run="tiny", spec="vhr.json")
+    page("interventions", run="tiny", spec="vhr.json", kept="0.5")
+    assert seen == [spec, spec.with_strength(0.5)]

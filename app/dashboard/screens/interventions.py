@@ -1,5 +1,8 @@
 """The page `/interventions`."""
 
-from headscope.app.dashboard import interventions
+import streamlit as st
+
+with st.spinner("Loading torch"):  # the first visit only
+    from headscope.app.dashboard import interventions
 
 interventions.show()
