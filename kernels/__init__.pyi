@@ -1,3 +1,4 @@
+from .backend import sent as sent
 from .decode import cached_decode as cached_decode
 from .decode import mixed_decode as mixed_decode
 from .headwise import HeadwiseLayer as HeadwiseLayer

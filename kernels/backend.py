@@ -38,10 +38,17 @@ def use_triton(x: Tensor) -> bool:
     return x.is_cuda and x.dtype in known and _has_triton()
 
 
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """The tensor on that device; a GPU with work to do is not waited for, as a plain copy would."""
+    if device.type != "cuda" or x.is_cuda:
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 @lru_cache(maxsize=256)
 def device_ints(values: tuple[int, ...], device: torch.device) -> Tensor:
     """The integers as an int32 tensor on the device, copied there once."""
-    return torch.tensor(values, dtype=torch.int32, device=device)
+    return sent(torch.tensor(values, dtype=torch.int32), device)
 
 
 @cache

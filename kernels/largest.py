@@ -31,7 +31,8 @@ def largest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def in_blocks(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`largest` of vectors of any length, in blocks."""
-    padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % _BLOCK), value=-torch.inf)
+    lacking = -x.shape[-1] % _BLOCK
+    padded = torch.nn.functional.pad(x, (0, lacking), value=-torch.inf) if lacking else x
     blocks = padded.unflatten(-1, (-1, _BLOCK))
     best = blocks.amax(-1).topk(min(count, blocks.shape[-2]), -1).indices
     candidates = blocks.gather(-2, best[..., None].expand(*best.shape, _BLOCK)).flatten(-2)

@@ -60,10 +60,9 @@ def _capped(scores: Tensor, softcap: float | None) -> Tensor:
 def _products(q: Tensor, k: Tensor) -> Tensor:
     """q [B, G, R, D] times k [B, G, N, D] in float32. [B, G, R, N]"""
     if q.is_cuda and q.dtype == k.dtype and q.dtype in (torch.float16, torch.bfloat16):
-        # Products of half-precision numbers are exact in float32, so no copy of the keys is needed. Keys
-        # are the rows: an odd number of them as columns would leave the GPU its slowest product.
-        product = torch.bmm(k.flatten(0, 1), q.flatten(0, 1).mT, out_dtype=torch.float32)
-        return product.mT.contiguous().unflatten(0, q.shape[:2])
+        # Products of half-precision numbers are exact in float32, so no copy of the keys is needed.
+        product = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT, out_dtype=torch.float32)
+        return product.unflatten(0, q.shape[:2])
     return q.float() @ k.float().mT
 
 

@@ -21,11 +21,11 @@ def _sizes(x, out, where, stride, tokens, width, W: tl.constexpr, SUMS: tl.const
     real = dim < width
     y = tl.load(x + token * stride + dim, mask=real, other=0.0).to(tl.float32)
     size = tl.where(real, tl.abs(y), -1.0)
-    at = tl.min(tl.where(size == tl.max(size, 0), dim, W), 0)
+    at = tl.min(tl.where(size == tl.max(size, 0), dim, width - 1), 0)  # NaN equals nothing
     out += token
     tl.store(out, tl.sqrt(tl.sum(y * y, 0)))
-    tl.store(out + tokens, tl.sum(tl.where(dim == at, y, 0.0), 0))
-    tl.store(where + token, tl.minimum(at, width - 1))  # NaN equals nothing
+    tl.store(out + tokens, tl.load(x + token * stride + at).to(tl.float32))
+    tl.store(where + token, at)
     if SUMS:
         mean = tl.sum(y, 0) / width
         off = tl.where(real, y - mean, 0.0)
@@ -44,7 +44,7 @@ def fused_token_sizes(x: Tensor, extremes: int = 8, sums: bool = True) -> TokenS
     out = torch.empty(6 if sums else 2, n, device=x.device)
     where = torch.empty(n, dtype=torch.int64, device=x.device)
     width = triton.next_power_of_2(d)
-    _sizes[(n,)](x, out, where, x.stride(0), n, d, W=width, SUMS=sums, num_warps=8 if width > 2048 else 4)
+    _sizes[(n,)](x, out, where, x.stride(0), n, d, W=width, SUMS=sums, num_warps=4)
     norm, peak = out[0], out[1]
     top, token = largest(norm, extremes)
     powers = out[2:] if sums else out.new_zeros(4, 0)

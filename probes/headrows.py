@@ -29,7 +29,10 @@ _RECEIVERS = 8
 _VALUES = 48  # keys whose values tell how large an ordinary one is
 _ONE_IN = 2  # of so many sampled rows one must see a key before the mass it gets counts: heads that follow
 # the last full stop would else have a sink wherever the text was cut
-_HELD = {"cpu": 0, "cuda": 1 << 29}  # bytes of outputs to hold until their layers are taken down together
+# Bytes of outputs, and layers, to hold until they are taken down together: while some wait on a GPU, the
+# others' numbers are asked for, so that little is left to do after the last layer.
+_HELD = {"cpu": 0, "cuda": 1 << 29}
+_LAYERS = 8
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ class HeadRows:
             self._take_down()
         first = call.v[:, :, :1].clone()
         self._waiting.append(_Seen(call.layer, outlined(sampled), outlined(exact), values, first, head))
-        if sum(x.held for x in self._waiting) > _HELD.get(values.device.type, 0):
+        held = sum(x.held for x in self._waiting)
+        if held > _HELD.get(values.device.type, 0) or len(self._waiting) == _LAYERS:
             self._take_down()
 
     def _take_down(self) -> None:
@@ -224,17 +228,17 @@ class HeadRows:
         return _ONE_IN * (len(self.sample) - earlier) < len(self.sample)
 
     def collect(self) -> Found:
-        """All layers put together, and checked to be finite where they must be.
-
-        Only here, and once, does anything wait for the GPU.
-        """
+        """All layers put together; nothing here waits for the GPU."""
         self._take_down()
         sampled = _all_layers(self._sampled)
-        bounded = sampled["lse"].isfinite().all()
-        if not bool(bounded):
-            for layer, lse in enumerate(sampled["lse"]):
-                refuse_unbounded(self.model.name, layer, lse)
         return Found(sampled, _all_layers(self._exact), _all_layers(self._head))
+
+    def check(self, found: Found) -> None:
+        """Refuse rows whose scores are not finite."""
+        bounded = found.sampled["lse"].isfinite().all()
+        if not bool(bounded):
+            for layer, lse in enumerate(found.sampled["lse"]):
+                refuse_unbounded(self.model.name, layer, lse)
 
 
 def _all_layers(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -85,15 +85,18 @@ def observe(model: Model, prompt: Prompt, recipe: Recipe | None = None) -> Obser
     asked = torch.tensor(prompt.answer_rows or [n - 1], device=model.device)
     massive = MassiveMeter(torch.from_numpy(text_tokens(prompt)))
     meters = (residual, massive) if prompt.pictures else (residual,)
+    weights = _Weights.of(sample, n, model.device)
     with torch.no_grad(), residual_stream(model, *meters), attach(model, heads):
         logits = model.hf(**inputs, use_cache=False, logits_to_keep=asked).logits[0].float()
-    predicted, logprob = _score(logits, prompt)
+    # All that is to be worked out is asked for before the first number is waited for.
     found = heads.collect()
+    mean, var = _average(found.sampled, weights)
     layer = residual.arrays()
+    heads.check(found)
+    predicted, logprob = _score(logits, prompt)
     if prompt.pictures:
         layer |= massive.arrays()
         found.head.update(_divergence(model, prompt, int(exact[0] if prompt.answer else n - 1)))
-    mean, var = _average(found.sampled, sample, n)
     return Observation(
         prompt, copied(found.exact), exact, copied(mean), copied(var),
         copied(found.head), layer, predicted, logprob,
@@ -156,30 +159,41 @@ def _score(logits: Tensor, prompt: Prompt) -> tuple[NDArray[np.int64], NDArray[n
     return logits.argmax(-1).cpu().numpy(), logprob.cpu().numpy()
 
 
-def _average(
-    sampled: Mapping[str, Tensor], rows: NDArray[np.int64], n: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Mean over all rows where a statistic is defined, and its variance from sampling them.
+@dataclass(frozen=True)
+class _Weights:
+    """What sampled rows stand for in an average over all rows, on the device of their statistics.
 
     A late row stands for (n - early) / (sampled late rows) rows, an early one for itself; only
     the late rows are a sample, so only they make the mean uncertain.
     """
-    is_late = np.arange(len(rows)) >= min(EARLY, len(rows) // 2) if len(rows) < n else np.zeros(n, bool)
-    drawn, there = int(is_late.sum()), n - int((~is_late).sum())
-    one = next(iter(sampled.values()))
-    late = torch.from_numpy(is_late).to(one.device)
-    weight = late.new_ones(len(rows), dtype=torch.float64).masked_fill(late, there / max(1, drawn))
+
+    late: Tensor  # [R]
+    weight: Tensor  # [R]
+    missing: float  # share of the late rows that were not drawn
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int64], n: int, device: torch.device | str = "cpu") -> _Weights:
+        is_late = np.arange(len(rows)) >= min(EARLY, len(rows) // 2) if len(rows) < n else np.zeros(n, bool)
+        drawn, there = int(is_late.sum()), n - int((~is_late).sum())
+        late = torch.from_numpy(is_late).to(device)
+        weight = late.new_ones(len(rows), dtype=torch.float64).masked_fill(late, there / max(1, drawn))
+        return cls(late, weight, 1.0 - drawn / max(1, there))
+
+
+def _average(sampled: Mapping[str, Tensor], rows: _Weights) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Mean over all rows where a statistic is defined, and its variance from sampling them."""
     mean: dict[str, Tensor] = {}
     var: dict[str, Tensor] = {}
+    one = next(iter(sampled.values()))
     step = max(1, _TOGETHER // max(1, one.numel()))  # a GPU would take longer to be asked for each alone
     for names in (list(sampled)[i : i + step] for i in range(0, len(sampled), step)):
         found = torch.stack([sampled[name] for name in names])
         values, defined = found.double(), found.isfinite()
-        total = (defined * weight).sum(-1)
-        centre = _ratio((values.where(defined, 0.0) * weight).sum(-1), total, torch.nan)
-        noise = _late_variance(values, defined & late)
-        share = _ratio((defined * weight * late).sum(-1), total, 0.0)
-        noise = share**2 * noise * (1.0 - drawn / max(1, there))
+        total = (defined * rows.weight).sum(-1)
+        centre = _ratio((values.where(defined, 0.0) * rows.weight).sum(-1), total, torch.nan)
+        noise = _late_variance(values, defined & rows.late)
+        share = _ratio((defined * rows.weight * rows.late).sum(-1), total, 0.0)
+        noise = share**2 * noise * rows.missing
         mean |= dict(zip(names, centre.float(), strict=True))
         var |= dict(zip(names, noise.float(), strict=True))
     return mean, var

@@ -39,8 +39,7 @@ class ResidualMeter:
     def see(self, hidden: Tensor) -> None:
         """Take in the residual stream before one layer; nothing here waits for a GPU. [1, n, d]"""
         sizes = token_sizes(hidden.detach()[0], self.extremes, self.moments)
-        self._layers.append(sizes._asdict() | {"median_norm": sizes.norm.median()})
-        self._layers[-1].pop("norm")
+        self._layers.append(sizes._asdict())
         self._width = hidden.shape[-1]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -53,6 +52,7 @@ class ResidualMeter:
         variance of all n x d entries, 3 for a Gaussian (same source), NaN where `moments` is off.
         """
         found = stacked(self._layers)
+        found["median_norm"] = found.pop("norm").median(-1).values
         sums = found.pop("sums")
         found["kurtosis"] = sums.new_full(sums.shape[:1], torch.nan)
         if self.moments:

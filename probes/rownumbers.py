@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from headscope.kernels import RowStatistics
+from headscope.kernels import RowStatistics, sent
 from headscope.probes.contribution import Contribution
 from headscope.probes.prompts import Prompt
 from headscope.probes.recipe import Watch
@@ -17,17 +17,13 @@ from headscope.probes.recipe import Watch
 
 @dataclass
 class Placed:
-    """What follows from a prompt alone, copied once to each device that asks for it.
-
-    A copy from the host makes it wait for all work queued on the device. Where no layer but the
-    first waits, the host runs ahead, and a scan costs the device's own work alone.
-    """
+    """What follows from a prompt alone, sent once to each device that asks for it."""
 
     _tensors: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
 
     def get(self, name: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
         if (name, device) not in self._tensors:
-            self._tensors[name, device] = make().to(device)
+            self._tensors[name, device] = sent(make(), device)
         return self._tensors[name, device]
 
 

@@ -14,11 +14,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from headscope.kernels import RowStatistics, row_statistics
+from headscope.kernels import RowStatistics, row_statistics, sent
 from headscope.probes.errors import DidNotFire, HeadscopeError
 from headscope.probes.recipe import Watch
 from headscope.probes.seam import AttentionCall
 from headscope.probes.visibility import Visibility
+
+_EVEN = 128  # a multiple of which is a good number of keys
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,17 @@ class RowObserver:
             return None
         shift = start - gone  # from unpadded positions to indices of the keys held
         spans = [s[b].cpu() + shift for s in self.spans.values()]
-        # Keys after the last row are seen by no row.
-        stop = int(at[columns].max()) + 1 if call.visible.plain_causal else call.k.shape[2]
-        there = at[columns].to(device)
+        # Keys after the last row are seen by no row; a GPU is at its slowest with odd numbers of them.
+        last = int(at[columns].max()) + 1
+        stop = (
+            min(-(-last // _EVEN) * _EVEN, call.k.shape[2]) if call.visible.plain_causal else call.k.shape[2]
+        )
+        there = sent(at[columns], device)
         lo, hi = call.visible.ranges(there, call.k.shape[2], b)
         return _Place(
             columns, there - offset, there[None] - gone, lo[None], hi[None],
-            torch.tensor([shift], device=device),
-            torch.stack(spans)[None].to(device) if spans else None, shift, stop,
+            sent(torch.tensor([shift]), device),
+            sent(torch.stack(spans)[None], device) if spans else None, shift, stop,
         )  # fmt: skip
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from zoo import tiny
 
 from headscope.probes import HeadscopeError, Prompt, Recipe, Watch, headrows, load, observe
-from headscope.probes.observe import _average, sample_rows
+from headscope.probes.observe import _average, _Weights, sample_rows
 
 
 @given(n=st.integers(1, 400), count=st.integers(2, 64), seed=st.text(max_size=4))
@@ -33,7 +33,7 @@ def test_the_average_is_unbiased_and_its_variance_is_true() -> None:
     means, variances = [], []
     for draw in range(2000):
         rows = sample_rows(n, count, str(draw))
-        mean, var = _average({"x": torch.tensor(everything[rows][None, None]).float()}, rows, n)
+        mean, var = _average({"x": torch.tensor(everything[rows][None, None]).float()}, _Weights.of(rows, n))
         means.append(float(mean["x"][0, 0]))
         variances.append(float(var["x"][0, 0]))
     assert np.mean(means) == pytest.approx(np.nanmean(everything), rel=0.01)
@@ -42,7 +42,7 @@ def test_the_average_is_unbiased_and_its_variance_is_true() -> None:
 
 def test_all_rows_have_no_sampling_error() -> None:
     values = np.random.default_rng(1).random((1, 2, 30)).astype(np.float32)
-    mean, var = _average({"x": torch.from_numpy(values)}, np.arange(30), 30)
+    mean, var = _average({"x": torch.from_numpy(values)}, _Weights.of(np.arange(30), 30))
     np.testing.assert_allclose(mean["x"], values.mean(-1), rtol=1e-5)
     assert not var["x"].any()
 
