@@ -24,7 +24,8 @@ from headscope.probes.circuits.method import ABLATIONS
 from headscope.probes.files import write_atomically
 
 MODELS = ("repeats", "repeats-1")
-METHODS = ("patching", *SCORED, "difference", "layer", "random")
+GRADIENTS = (*SCORED, "pruning")
+METHODS = ("patching", *GRADIENTS, "difference", "layer", "random")
 FAITHFUL = 0.9
 
 
@@ -66,7 +67,7 @@ def main() -> None:
         for ablation in ABLATIONS:
             truth = exhaustive(model, held.prompts, ablation=ablation)
             sets = truth.minimal(FAITHFUL)
-            towards = [f"{m}@{ablation}" for m in SCORED if ablation != "counterfactual"]
+            towards = [f"{m}@{ablation}" for m in GRADIENTS if ablation != "counterfactual"]
             found[ablation] = {
                 "whole": round(float(truth.kept[-1]), 4), "nothing": round(float(truth.kept[0]), 4),
                 "minimal": [
