@@ -91,6 +91,8 @@ def test_methods_on_trained_models(name: str) -> None:
             assert roc_auc(circuit, heads) == 1.0, method
     assert min(kept[m] for m in ("patching", "attribution-ig", "eap-ig", "pruning")) >= 0.85
     assert kept["attribution"] < 0.1
+    one = discover(model, learn, method="pruning", settings={"steps": 1})
+    assert truth.f[truth.at(one.top(len(heads)))] < 0.1
 
 
 @pytest.mark.parametrize("first", ["worth", "size"])
