@@ -16,7 +16,8 @@ from headscope.app.cli_evaluate import evaluate
 from headscope.app.cli_exam import exam
 from headscope.app.cli_exchange import export_command, import_command
 from headscope.app.cli_gates import gates
-from headscope.app.cli_intervene import generate, intervene
+from headscope.app.cli_generate import generate
+from headscope.app.cli_intervene import intervene
 from headscope.app.cli_list import list_command, models
 from headscope.app.cli_policy import policy
 from headscope.app.cli_prove import prove

@@ -1,8 +1,9 @@
-"""`headscope intervene` and `generate`: change a model, see what it does."""
+"""`headscope intervene`: change a model, see what it does."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,6 +13,7 @@ from headscope.app.terminal import err, guarded, out, quiet, say_json
 from headscope.probes import HeadscopeError
 
 if TYPE_CHECKING:
+    from headscope.app.beforeafter import BeforeAfter
     from headscope.probes import HeadId, Positions, Prompt, Source
 
 _Model = Annotated[str, typer.Argument(help="smollm2, a hub id (org/name), a folder, or a .gguf file.")]
@@ -38,13 +40,26 @@ def intervene(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the method, NAME=VALUE; repeat.")
     ] = None,
-    task: Annotated[str, typer.Option(help="A task whose prompts have answers.")] = "needle",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="A task whose prompts have answers.",
+            show_default="needle; scenes for a model that has eyes but no words for it",
+        ),
+    ] = None,
     length: Annotated[int, typer.Option(min=16, help="Length of its prompts in tokens.")] = 512,
     prompts: Annotated[int, typer.Option(min=2, help="Prompts to evaluate on.")] = 10,
     learn: Annotated[
         int, typer.Option(min=2, help="Prompts to learn from, for methods that choose heads.")
     ] = 10,
     draws: Annotated[int, typer.Option(min=0, help="Random head sets to compare with.")] = 3,
+    ask: Annotated[
+        str | None, typer.Option(help="The beginning of a text, or a question about --image, to go on with.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture to show to a vision-language model; repeat.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="With --ask: where to stop at the latest.")] = 48,
     spec_file: Annotated[Path | None, typer.Option("--out", help="Where to write the spec.")] = None,
     device: _Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
@@ -63,19 +78,27 @@ def intervene(
       headscope intervene zero smollm2 --head L18H6 --head L23H2 --out zero.json --json
 
       headscope intervene ph3 smollm2 --task conflict --positions generated --learn 120 --prompts 60
+
+      headscope intervene vhr shapes --ask "describe :" --image scene.png
     """
     settings = dict(_setting(text) for text in setting or ())
     quiet()
     from headscope import heads, probes
     from headscope.app import machine
+    from headscope.app.beforeafter import before_after
     from headscope.app.progress import counting
-    from headscope.app.tables_causal import print_effect, print_told
+    from headscope.app.tables_causal import print_asked, print_effect, print_told
 
-    probes.INTERVENTIONS[method], probes.TASKS[task]
+    probes.INTERVENTIONS[method], probes.TASKS[task or "needle"]
     if positions not in ("all", "prompt", "generated"):
         raise probes.unknown("kind of positions", positions, ("all", "prompt", "generated"))
+    if image and not ask:
+        raise HeadscopeError("--image is shown with a question: say which with --ask.")
     chosen, avoid, source = _chosen(head, run, role, top)
+    pictures = [probes.Picture.open(path) for path in image or ()]
     loaded = probes.load(model, device=device)
+    reads = heads.knows_words(loaded)
+    task = task or ("needle" if reads or loaded.vision is None else "scenes")
 
     def make(name: str, tokens: int, count: int, offset: int) -> list[Prompt]:
         maker = probes.TASKS[name]
@@ -87,7 +110,10 @@ def intervene(
         loaded, method, heads=chosen, prompts=() if chosen else make(task, length, learn, 0),
         strength=strength, positions=cast("Positions", positions), seed=seed, source=source, **settings,
     )  # fmt: skip
-    asked, texts = make(task, length, prompts, _EVALUATED), make("prose", 128, 4, _EVALUATED)
+    said = None
+    if ask:  # before the long part, so that a question it cannot take is said at once
+        said = before_after(loaded, spec, ask, pictures=pictures, length=max_new_tokens, top=5)
+    asked, texts = make(task, length, prompts, _EVALUATED), make("prose", 128, 4, _EVALUATED) if reads else []
     with counting(err(), "prompts") as progress:
         found = heads.effect(
             loaded, spec, asked, texts, draws=draws, seed=seed, avoid=avoid, progress=progress
@@ -98,17 +124,27 @@ def intervene(
     if spec_file:
         spec.save(spec_file)
     if as_json:
-        tables = {"effect": machine.records(found)}
+        tables: dict[str, Any] = {"effect": machine.records(found)}
         tables |= {} if told is None else {"told": machine.records(told)}
+        tables |= {} if said is None else {"asked": _asked(ask, image, said)}
         say_json(machine.as_json({"spec": spec.model_dump(mode="json")} | tables))
         return
     print_effect(out(), spec, found, len(asked))
     if told is not None:
         print_told(out(), told, conflict=task == "conflict")
+    if ask and said is not None:
+        print_asked(out(), ask, said)
     if chosen is None and spec.source.note:
         out().print(f"Found   {spec.source.note}", markup=False)
     if spec_file:
         out().print(f"Spec    {spec_file}", markup=False)
+
+
+def _asked(prompt: str | None, images: list[Path] | None, found: BeforeAfter) -> dict[str, Any]:
+    """What --ask found, by the names that `headscope generate --json` gives it."""
+    shown = {"images": [str(path) for path in images]} if images else {}
+    said = {"untouched": found.before, "with": found.after, "kl": found.kl}
+    return {"prompt": prompt} | shown | said | {"next": [asdict(token) for token in found.tokens]}
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -145,61 +181,3 @@ def _chosen(
         return [HeadId(int(a), int(b)) for a, b in zip(frame["layer"], frame["head"], strict=True)]
 
     return heads(best), heads(labelled), Source(headmap=str(run), column=role)
-
-
-@guarded
-def generate(
-    model: _Model,
-    prompt: Annotated[str, typer.Argument(help="A question, or the beginning of a text.")],
-    spec: Annotated[
-        list[Path] | None, typer.Option("--with", help="A spec of headscope intervene; repeat.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where to stop at the latest.")] = 64,
-    image: Annotated[
-        list[Path] | None, typer.Option(help="A picture to show to a vision-language model; repeat.")
-    ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat/--plain", help="As a user's turn, or as the beginning of a text.")
-    ] = True,
-    sample: Annotated[
-        int | None, typer.Option(min=0, help="Sample with this seed, in place of the likeliest token.")
-    ] = None,
-    device: _Device = None,
-    as_json: _Json = False,
-) -> None:
-    """Let a model write, without and with interventions.
-
-    Examples:
-
-      headscope generate smollm2 "What is the capital of France?"
-
-      headscope generate smollm2 "Name three rivers." --with zero.json --max-new-tokens 40
-
-      headscope generate shapes "describe :" --image scene.png
-    """
-    quiet()
-    from headscope import probes
-    from headscope.app import machine
-
-    pictures = [probes.Picture.open(path) for path in image or ()]
-    specs = [probes.Spec.open(path) for path in spec or ()]
-    loaded = probes.load(model, device=device)
-    for one in specs:
-        one.check(loaded)
-
-    def write(*applied: probes.Spec) -> str:
-        return probes.generate(
-            loaded, prompt, *applied, max_new_tokens=max_new_tokens, chat=chat, seed=sample, pictures=pictures
-        )
-
-    found = {"untouched": write()} | ({"with": write(*specs)} if specs else {})
-    if as_json:
-        asked = {"prompt": prompt, "specs": [str(p) for p in spec or ()]}
-        asked |= {"images": [str(path) for path in image]} if image else {}
-        say_json(machine.as_json(asked | found))
-        return
-    for name, text in found.items():
-        if specs:
-            methods = ", ".join(f"{s.method} on {len(s.heads)} heads" for s in specs)
-            out().print(name if name == "untouched" else f"with {methods}", style="bold", markup=False)
-        out().print(text, markup=False)

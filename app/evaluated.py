@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from headscope.app import tables_evaluate
-from headscope.app.tables_causal import EFFECT_HEADERS, effect_cells, told_cells, told_headers
+from headscope.app.tables_causal import effect_table, told_cells, told_headers
 from headscope.probes import BadFile, Spec, read_json
 
 Row = dict[str, JsonValue]
@@ -50,13 +50,14 @@ class Evaluation(BaseModel):
 
 
 class Effect(BaseModel):
-    """What `headscope intervene --json` prints: the spec, and prompts with and without it."""
+    """What `headscope intervene --json` prints: the spec, prompts with and without it, one prompt's text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: Spec
     effect: tuple[Row, ...]
     told: tuple[Row, ...] = ()
+    asked: dict[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,12 @@ def _of_evaluation(found: Evaluation) -> list[Evaluated]:
 def _of_effect(found: Effect) -> list[Evaluated]:
     spec = found.spec
     title = f"{spec.method} on {len(spec.heads)} heads, {spec.positions} rows"
-    rows = [effect_cells(row) for row in _numbers(found.effect)]
+    headers, rows = effect_table(_numbers(found.effect))
     about = (
         "Log-probability in nats per answer token, loss in nats per token; changes are paired. Opposite: the "
         "same change with its sign turned round; random heads: the same change elsewhere in the same layers."
     )
-    tables = [Evaluated(spec.fingerprint, title, EFFECT_HEADERS, rows, about)]
+    tables = [Evaluated(spec.fingerprint, title, headers, rows, about)]
     if found.told:
         headers = told_headers(spec.source.task == "conflict")
         told = [told_cells(row) for row in _numbers(found.told)]

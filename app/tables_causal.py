@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,10 +11,12 @@ from rich.text import Text
 from headscope.app.looks import number, with_error
 from headscope.app.proof import HEADERS, about, cells
 from headscope.app.tables import plain_table
+from headscope.app.tokens import visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from headscope.app.beforeafter import BeforeAfter
     from headscope.heads import HeadMap, Proof
     from headscope.probes import Spec
 
@@ -39,7 +41,7 @@ def print_proof(console: Console, headmap: HeadMap, proof: Proof) -> None:
     console.print(f"causal: {headmap.meta.columns['causal'].about}", markup=False)
 
 
-EFFECT_HEADERS = ("", "right", "95%", "log-probability", "change", "loss on prose", "change")
+_EFFECT = ("", "right", "95%", "log-probability", "change", "loss on prose", "change")
 _WHAT = {
     "untouched": "untouched",
     "intervention": "the intervention",
@@ -51,17 +53,19 @@ _WHAT = {
 def print_effect(console: Console, spec: Spec, found: pd.DataFrame, prompts: int) -> None:
     """Before, after, and the controls."""
     title = f"{spec.method} on {len(spec.heads)} heads of {spec.model}, {spec.positions} rows"
-    table = plain_table(title, *EFFECT_HEADERS)
+    headers, rows = effect_table(found.to_dict("records"))
+    table = plain_table(title, *headers)
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in found.to_dict("records"):
-        table.add_row(*map(Text, effect_cells(row)))
+    for row in rows:
+        table.add_row(*map(Text, row))
     console.print(table)
     names = " ".join(map(str, spec.heads[:_ALONE])) + (" …" if len(spec.heads) > _ALONE else "")
     console.print(f"Heads: {names}", markup=False)
+    loss = ", loss in nats per token" if len(headers) == len(_EFFECT) else ""
     console.print(
-        f"{prompts} prompts it has not learned from; log-probability in nats per answer token, loss in nats "
-        "per token; changes are paired. Opposite: the same change with its sign turned round.",
+        f"{prompts} prompts it has not learned from; log-probability in nats per answer token{loss}; changes "
+        "are paired. Opposite: the same change with its sign turned round.",
         markup=False,
     )
 
@@ -76,8 +80,26 @@ def print_told(console: Console, found: pd.DataFrame, conflict: bool) -> None:
     console.print(table)
 
 
-def effect_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
-    """One row of `effect`, in the order of `EFFECT_HEADERS`."""
+def print_asked(console: Console, prompt: str, found: BeforeAfter) -> None:
+    """What the model says to one prompt, before and after, and what it would say next."""
+    for name, text in (("Asked", prompt), ("Before", found.before), ("After", found.after)):
+        console.print(f"{name:<8}{text.strip()}", markup=False)
+    table = plain_table(f"Next token: KL {number(found.kl)} nats", "", "before", "after")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for token in found.tokens:
+        table.add_row(Text(visible(token.token)), f"{token.before:.1%}", f"{token.after:.1%}")
+    console.print(table)
+
+
+def effect_table(found: Sequence[Mapping[Any, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headers and cells of the rows of `effect`, without the loss where there was no text to read."""
+    count = len(_EFFECT) if any(float(row["loss"]) == float(row["loss"]) for row in found) else -2
+    return _EFFECT[:count], [_effect_cells(row)[:count] for row in found]
+
+
+def _effect_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """One row of `effect`."""
     first, low, high = row["what"] == "untouched", float(row["right_low"]), float(row["right_high"])
     return (
         _WHAT[str(row["what"])],

@@ -74,6 +74,7 @@ from .policy import Span as Span
 from .policy import Window as Window
 from .presets import PRESETS as PRESETS
 from .presets import Preset as Preset
+from .presets import knows_words as knows_words
 from .presets import preset as preset
 from .proof import Proof as Proof
 from .proof import ProofMeta as ProofMeta

@@ -68,7 +68,7 @@ class Preset(BaseModel):
         if longest < 64:
             raise HeadscopeError(f"context is {longest} tokens, but a scan needs at least 64.")
         made = []
-        reads = model.vision is None or _reads(model, haystack)
+        reads = model.vision is None or knows_words(model, haystack)
         for portion in self.portions:
             lengths = sorted({max(64, int(longest * f)) for f in portion.fractions})
             task = TASKS[portion.task]
@@ -84,8 +84,8 @@ class Preset(BaseModel):
         return made
 
 
-def _reads(model: Model, haystack: str | None) -> bool:
-    """Whether the tokenizer knows at least half of the words of the haystack's beginning."""
+def knows_words(model: Model, haystack: str | None = None) -> bool:
+    """Whether the tokenizer knows at least half of the words of a text's beginning; prose if None."""
     tokenizer: Any = model.tokenizer
     ids = tokenizer((haystack or default_text())[:_SAMPLE])["input_ids"]
     return bool(2 * ids.count(tokenizer.unk_token_id) < len(ids))
