@@ -50,7 +50,14 @@ class Evaluation(BaseModel):
 
 
 class Effect(BaseModel):
-    """What `headscope intervene --json` prints: the spec, prompts with and without it, one prompt's text."""
+    """What `headscope intervene --json` prints.
+
+    Attributes:
+        spec: the intervention.
+        effect: answers to prompts, a row for the untouched model, the intervention and each control.
+        told: the same by the first token of the answer, for tasks of pairs.
+        asked: what is said to one prompt, untouched and with it, where one was asked with --ask.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

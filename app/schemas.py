@@ -84,6 +84,8 @@ KINDS = {
         FileKind("policy", "any name", "a serving policy with its certificate", "heads.policy:Policy"),
         FileKind("truth", "truth.json", "what a planted model's heads do", f"{_PLANTED}:Truth"),
         FileKind("exam", "any name", "what exam --json prints", "heads.exam.sitting:Examination"),
+        FileKind("effect", "any name", "what intervene --json prints", "app.evaluated:Effect"),
+        FileKind("evaluation", "any name", "what evaluate --json prints", "app.evaluated:Evaluation"),
     )
 }
 
