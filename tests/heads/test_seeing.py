@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from zoo import tiny
 
@@ -13,6 +14,7 @@ from headscope.probes import (
     QUESTION_KINDS,
     WORLDS,
     Gallery,
+    HeadId,
     Model,
     Prompt,
     Refused,
@@ -21,6 +23,7 @@ from headscope.probes import (
     gallery,
     load,
 )
+from headscope.probes.toys.shapes.blinkers import sighted_heads
 from headscope.probes.toys.shapes.scenes import COLOURS, SHAPES
 
 
@@ -110,6 +113,19 @@ def test_arms_hold_controls(shapes: Model) -> None:
     for (drawn,) in arms["vhr random"]:
         assert drawn.method == "scale" and drawn.layers == vhr.layers and len(drawn.heads) == 16
     assert arms["vhr opposite"][0][0].strengths[0] == 0.0
+
+
+def test_heads_that_see_the_picture_cure_hallucination_and_others_do_not(shapes: Model) -> None:
+    """A small repetition of docs/vision.md: VHR, and as many heads that learned without pictures."""
+    vhr = fit(shapes, "vhr", strength=1.25, positions="generated", layers=(2, 3, 4, 5), share=0.25)
+    blind = [HeadId(i, h) for i in vhr.layers for h in range(8) if HeadId(i, h) not in sighted_heads()]
+    drawn = [blind[i] for i in np.random.default_rng(0).permutation(len(blind))[:8]]
+    others = fit(shapes, "scale", heads=drawn, strength=1.25, positions="generated")
+    arms = {"untouched": [under()], "VHR": [under(vhr)], "others": [under(others)]}
+    found = captions(shapes, arms, galleries_of("breaking", 48, [9004])).set_index("arm")
+    assert found.hallucination["untouched"] > 0.2 and found.hallucination_change_high["VHR"] < -0.2
+    assert abs(found.recall_change["VHR"]) < 0.02 and abs(found.words_change["VHR"]) < 0.1
+    assert abs(found.hallucination_change["others"]) < 0.15
 
 
 def test_questions_are_answered_and_graded(shapes: Model) -> None:
