@@ -39,7 +39,7 @@ def _commands(page: Path) -> Iterator[tuple[str, bool]]:
     text = _text(page)
     for language, block in _FENCED.findall(text):
         if language in ("console", "bash"):
-            yield from ((re.sub(r"^\$ | +# .*| \|.*", "", line), True) for line in block.splitlines())
+            yield from ((re.sub(r"^\$ | +# .*| [|>] .*", "", line), True) for line in block.splitlines())
     for inline in re.findall(r"`([^`]+)`", _FENCED.sub("", text)):
         yield " ".join(inline.split()), False
 
