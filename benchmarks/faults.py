@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -56,17 +57,22 @@ def same(a: Path, b: Path) -> bool:
     return all((a / n).exists() and (a / n).read_bytes() == (b / n).read_bytes() for n in names)
 
 
-def killed(model: Model, whole: Path, folder: Path, seconds: float) -> str:
-    child = forked(lambda: once(model, folder))
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+def killed(model: Model, whole: Path, folder: Path, moment: Callable[[], float]) -> str:
+    """Kill a scan at some moment of its life, and scan again; one that was over by then does not count."""
+    while True:
+        child = forked(lambda: once(model, folder))
+        time.sleep(moment())
+        os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == -signal.SIGKILL:
+            break
+        if code:
+            return f"ended by itself with exit code {code}"
+        shutil.rmtree(folder)
     parts = len(list(RunFolder(folder).parts.glob("*.safetensors"))) if folder.exists() else 0
-    when = "while observing" if parts < 6 else "after the last part"
-    if os.WIFEXITED(status):
-        when = "too late"
-    elif parts == 0:
-        when = "before the first part"
+    when = "while observing" if parts else "before the first part"
+    if parts == 6:
+        when = "after the last part"
     once(model, folder)
     return f"killed {when}: {'identical' if same(folder, whole) else 'DIFFERENT'}"
 
@@ -147,7 +153,7 @@ def main() -> None:
             found[fault] = Counter(outcomes)
             print(fault, dict(found[fault]), flush=True)
 
-        tally("kill -9", args.kills, lambda f: killed(model, whole, f, rng.uniform(0, span)))
+        tally("kill -9", args.kills, lambda f: killed(model, whole, f, lambda: rng.uniform(0, span)))
         tally("two processes on one folder", args.others, lambda f: together(model, whole, f))
         for how in ("cut off", "one bit changed"):
             tally(f"a part {how}", args.others, lambda f, how=how: damaged(model, whole, f, how, rng))
