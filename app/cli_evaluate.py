@@ -105,7 +105,7 @@ def _captions(world: str, found: pd.DataFrame) -> Table:
     from headscope.app.tables import plain_table
     from headscope.app.tables_evaluate import CAPTION_HEADERS, caption_cells
 
-    table = plain_table(f"Captions of {world} scenes", *CAPTION_HEADERS)
+    table = plain_table(f"Captions of {world} scenes", *CAPTION_HEADERS, fixed=1)
     for column in table.columns[1:]:
         column.justify = "right"
     for i, row in enumerate(found.to_dict("records")):
@@ -117,7 +117,7 @@ def _questions(world: str, found: pd.DataFrame) -> Table:
     from headscope.app.tables import plain_table
     from headscope.app.tables_evaluate import QUESTION_HEADERS, question_cells
 
-    table = plain_table(f"Questions about {world} scenes", *QUESTION_HEADERS)
+    table = plain_table(f"Questions about {world} scenes", *QUESTION_HEADERS, fixed=1)
     for column in table.columns[2:]:
         column.justify = "right"
     for row in found.to_dict("records"):

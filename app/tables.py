@@ -160,9 +160,10 @@ def print_models(console: Console, found: Sequence[dict[str, Any]]) -> None:
     console.print("Also: a hub id such as org/name, a folder of safetensors, or a .gguf file.")
 
 
-def plain_table(name: str, *columns: str) -> Table:
-    """An empty table in the look of all tables."""
+def plain_table(name: str, *columns: str, fixed: int | None = None) -> Table:
+    """An empty table in the look of all tables; columns from the one numbered `fixed` on stay whole."""
     table = Table(title=Text(name, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
+    whole = len(columns) if fixed is None else fixed
+    for i, column in enumerate(columns):
+        table.add_column(Text(column), overflow="fold", no_wrap=i >= whole)
     return table

@@ -22,9 +22,9 @@ def about(pictures: int, seeds: int) -> str:
 def caption_cells(row: Mapping[Any, Any], first: bool) -> tuple[str, ...]:
     """One way of writing captions, in the order of `CAPTION_HEADERS`."""
     return (
-        str(row["arm"]), f"{row['hallucination']:.1%}", _range(row, "hallucination", ".1%"),
+        str(row["arm"]), f"{row['hallucination']:.1%}", _range(row, "hallucination", ".0f"),
         "" if first else f"{row['hallucination_change']:+.1%}",
-        "" if first else _range(row, "hallucination_change", "+.1%"), f"{row['captions']:.1%}",
+        "" if first else _range(row, "hallucination_change", "+.0f"), f"{row['captions']:.1%}",
         f"{row['recall']:.1%}", f"{row['words']:.1f}",
     )  # fmt: skip
 
@@ -33,9 +33,10 @@ def question_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
     """Questions of one kind, answered in one way, in the order of `QUESTION_HEADERS`."""
     graded = row["f1"] == row["f1"]  # NaN where the answer is not yes or no
     more = [f"{row[name]:.0%}" if graded else "" for name in _GRADES]
-    right = f"{row['accuracy']:.1%}", _range(row, "accuracy", ".0%")
+    right = f"{row['accuracy']:.1%}", _range(row, "accuracy", ".0f")
     return str(row["arm"]), str(row["kind"]), *right, *more
 
 
 def _range(row: Mapping[Any, Any], name: str, form: str) -> str:
-    return f"{row[f'{name}_low']:{form}} … {row[f'{name}_high']:{form}}"
+    low, high = (100 * row[f"{name}_{end}"] for end in ("low", "high"))
+    return f"{low:{form}} … {high:{form}}%"  # short, for eight columns are to fit a narrow terminal

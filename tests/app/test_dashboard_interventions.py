@@ -210,7 +210,7 @@ def test_evaluations_of_the_run_are_shown_with_their_controls(page: Open, runs: 
         evaluated.read(runs / "tiny" / "broken.json")
     shown = text(page("interventions", run="tiny"))
     assert "random heads" in shown and "50% … 50%" in shown and "0.500 ± 0.250" in shown
-    assert "Captions of breaking scenes" in shown and "&lt;i&gt;vhr" in shown and "12.5% … 12.5%" in shown
+    assert "Captions of breaking scenes" in shown and "&lt;i&gt;vhr" in shown and "12 … 12%" in shown
     assert "other weights than this run" in shown and "broken.json" not in shown
 
 
