@@ -89,6 +89,7 @@ def grouped(curves: Sequence[Curve]) -> list[tuple[str, list[Curve]]]:
 def print_circuits(console: Console, found: TaskCircuits) -> None:
     """What each method found and what its circuit keeps."""
     table = plain_table(f"Circuits of {found.task}", *HEADERS)
+    table.columns[0].no_wrap = True
     for circuit in found.circuits.values():
         table.add_row(*map(Text, cells(circuit)))
     console.print(table)
@@ -96,6 +97,7 @@ def print_circuits(console: Console, found: TaskCircuits) -> None:
     console.print("Passes: forward + backward, per prompt.", markup=False)
     for name, curves in grouped(found.curves):
         faithful = plain_table(name, *CURVE_HEADERS)
+        faithful.columns[0].no_wrap = True
         for column in faithful.columns[1:]:
             column.justify = "right"
         for curve in curves:
