@@ -14,8 +14,6 @@ from torch import Tensor
 from headscope.probes import AttentionCall
 
 EMPTY = 1e-6  # a row with less mass than this on image tokens that are no sinks has nowhere to put it
-
-
 _HIDDEN = -1e4  # a score that leaves no weight; finite, so that a row that sees nothing has numbers too
 
 

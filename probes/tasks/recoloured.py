@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from headscope.probes.errors import HeadscopeError
 from headscope.probes.pictures import Picture
 from headscope.probes.prompts import TASKS, Prompt
-from headscope.probes.tasks.scenes import solid
+from headscope.probes.tasks.scenes import solid, vision_for
 
 
 @TASKS.register
@@ -34,10 +33,8 @@ class Recoloured:
         from headscope.probes.picture_pairs import picture_pair
         from headscope.probes.toys.shapes.raster import images, render
         from headscope.probes.toys.shapes.scenes import COLOURS, SHAPES, draw
-        from headscope.probes.vision import Vision
 
-        if not isinstance(tokenizer, Vision):
-            raise HeadscopeError(f"{self.name!r} shows pictures: it needs a model's vision, not a tokenizer.")
+        eyes = vision_for(self.name, tokenizer)
         dice, made = torch.Generator().manual_seed(seed), []
         for _ in lengths:
             scenes = solid(draw(per_length, dice))
@@ -53,7 +50,7 @@ class Recoloured:
                 shape = SHAPES[int(kind[i])]
                 right, wrong = (COLOURS[int(s.colour[i, kind[i]])] for s in (scenes, other))
                 pair = picture_pair(
-                    tokenizer, f"what colour is the {shape} ?", [Picture.open(image)], [Picture.open(twin)],
+                    eyes, f"what colour is the {shape} ?", [Picture.open(image)], [Picture.open(twin)],
                     right=right, wrong=wrong, task=self.name, spans={"shape": shape},
                     meta={"kind": "picture", "shape": shape, "right": right, "wrong": wrong},
                 )  # fmt: skip

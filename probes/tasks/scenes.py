@@ -37,10 +37,8 @@ class SceneQuestions:
 
         from headscope.probes.toys.shapes.raster import images, render
         from headscope.probes.toys.shapes.scenes import COLOURS, SHAPES, draw
-        from headscope.probes.vision import Vision
 
-        if not isinstance(tokenizer, Vision):
-            raise HeadscopeError(f"{self.name!r} shows pictures: it needs a model's vision, not a tokenizer.")
+        eyes = vision_for(self.name, tokenizer)
         dice = torch.Generator().manual_seed(seed)
         made = []
         for _ in lengths:
@@ -49,8 +47,21 @@ class SceneQuestions:
             for i, image in enumerate(shown):
                 kind = int(scenes.present[i].nonzero()[0])
                 colour = COLOURS[int(scenes.colour[i, kind])]
-                made.append(_asked(self.name, tokenizer, image, SHAPES[kind], colour))
+                made.append(_asked(self.name, eyes, image, SHAPES[kind], colour))
         return made
+
+
+def vision_for(task: str, reader: Any) -> Vision:
+    """The model's vision, which a task with pictures makes its prompts with.
+
+    Raises:
+        HeadscopeError: it was given a tokenizer.
+    """
+    from headscope.probes.vision import Vision
+
+    if not isinstance(reader, Vision):
+        raise HeadscopeError(f"{task!r} shows pictures: it needs a model's vision, not a tokenizer.")
+    return reader
 
 
 def solid(scenes: Scenes) -> Scenes:
