@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headscope.app.cli_scan import slug
-from headscope.app.options import Device, Dtype, Json
+from headscope.app.options import Device, Dtype, Json, ModelName
 from headscope.app.terminal import err, guarded, out, quiet, say_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @guarded
 def circuits(
-    model: Annotated[str, typer.Argument(help="smollm2, a hub id, a folder, or a .gguf file.")],
+    model: ModelName,
     task: Annotated[str, typer.Option(help="A task of pairs; `headscope list` names them.")] = "ioi",
     method: Annotated[
         list[str] | None, typer.Option(help="Repeat, or separate by commas.", show_default="eap-ig")

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from headscope.app.options import Json
 from headscope.app.terminal import guarded, out, say_json
 
 _GROUPED = ("duo-attention", "omniserve")  # formats whose columns are KV heads
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _Count = Annotated[int | None, typer.Option(min=1, help="Where the file does not say.", show_default=False)]
 
 
@@ -36,7 +36,7 @@ def export_command(
         Literal["all", "most", "any"],
         typer.Option(help="Formats without heads: a layer streams if so many of its KV groups do."),
     ] = "all",
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Write a head map or policy for another program, and say what its format cannot hold.
 
@@ -82,7 +82,7 @@ def import_command(
     layers: _Count = None,
     heads: _Count = None,
     kv_heads: _Count = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Read what another program knows about heads as a head map, to show, compare and report.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headscope.app.cli_scan import slug
+from headscope.app.options import Device, Dtype, Json, ModelName
 from headscope.app.terminal import err, guarded, out, quiet, read_haystack, say_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @guarded
 def gates(
-    model: Annotated[str, typer.Argument(help="smollm2, a hub id (org/name), a folder, or a .gguf file.")],
+    model: ModelName,
     steps: Annotated[int, typer.Option(min=1, help="Prompts to train on, one a step.")] = 2000,
     length: Annotated[
         int | None,
@@ -40,14 +41,10 @@ def gates(
     run_folder: Annotated[
         Path | None, typer.Option("--out", help="Run folder.", show_default="runs/<model>-gates")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="by device")
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     seed: Annotated[int, typer.Option(help="Seed of lengths and prompts.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train one gate per KV head: how much full attention it needs (DuoAttention).
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from headscope.app.options import Device, Json
+from headscope.app.options import Device, Json, ModelName
 from headscope.app.terminal import guarded, out, quiet, say_json
 
 
 @guarded
 def generate(
-    model: Annotated[str, typer.Argument(help="smollm2, a hub id (org/name), a folder, or a .gguf file.")],
+    model: ModelName,
     prompt: Annotated[str, typer.Argument(help="A question, or the beginning of a text.")],
     spec: Annotated[
         list[Path] | None, typer.Option("--with", help="A spec of headscope intervene; repeat.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from headscope.app.options import Device, Json, ModelName
 from headscope.app.terminal import err, guarded, out, quiet, say_json
 from headscope.probes import HeadscopeError
 
@@ -16,16 +17,13 @@ if TYPE_CHECKING:
     from headscope.app.beforeafter import BeforeAfter
     from headscope.probes import HeadId, Positions, Prompt, Source
 
-_Model = Annotated[str, typer.Argument(help="smollm2, a hub id (org/name), a folder, or a .gguf file.")]
-_Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _EVALUATED = 7_000_003  # added to seeds, so that no prompt is one that was learned from
 
 
 @guarded
 def intervene(
     method: Annotated[str, typer.Argument(help="A method; headscope list names them.")],
-    model: _Model,
+    model: ModelName,
     head: Annotated[list[str] | None, typer.Option(help="A head such as L18H6; repeat.")] = None,
     run: Annotated[Path | None, typer.Option(help="A run folder to take heads from.")] = None,
     role: Annotated[str, typer.Option(help="With --run: the role or score that ranks heads.")] = "retrieval",
@@ -61,9 +59,9 @@ def intervene(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="With --ask: where to stop at the latest.")] = 48,
     spec_file: Annotated[Path | None, typer.Option("--out", help="Where to write the spec.")] = None,
-    device: _Device = None,
+    device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Fit an intervention, apply it, and show before and after, with controls.
 

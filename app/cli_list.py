@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from headscope.app.options import Json
 from headscope.app.terminal import guarded, out, quiet, say_json
-
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @guarded
-def list_command(as_json: _Json = False) -> None:
+def list_command(as_json: Json = False) -> None:
     """List tasks, detectors with their roles and thresholds, presets, and formats.
 
     Examples:
@@ -32,7 +29,7 @@ def list_command(as_json: _Json = False) -> None:
 
 
 @guarded
-def models(as_json: _Json = False) -> None:
+def models(as_json: Json = False) -> None:
     """List the models that have a short name, and what else can be scanned.
 
     Examples:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headscope.app.options import Json
 from headscope.app.terminal import guarded, out, say_json
 from headscope.probes import HeadscopeError
 
@@ -18,7 +19,6 @@ policy = typer.Typer(
     help="Choose which KV groups keep everything in a serving cache, show and compare such policies.",
     no_args_is_help=True,
 )
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _Ratio = Annotated[float | None, typer.Option(help="Share of KV groups that keep everything, 0 ... 1.")]
 _Budget = Annotated[float | None, typer.Option(help="Share of the KV bytes that may stay, 0 ... 1.")]
 _Error = Annotated[float | None, typer.Option(help="Highest score of a KV group that streams.")]
@@ -45,7 +45,7 @@ def choose(
     ] = None,
     compute: Annotated[str, typer.Option(help="group or head: who may skip old keys.")] = "group",
     seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Choose the KV groups that keep everything; the others keep sink + recent.
 
@@ -76,7 +76,7 @@ def choose(
 @guarded
 def show_policy(
     source: Annotated[Path, typer.Argument(help="A policy file.")],
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a policy keeps, and its certificate if it was measured.
 
@@ -102,7 +102,7 @@ def compare_policies(
     ratio: _Ratio = None,
     kv_budget: _Budget = None,
     seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show where policies disagree, group by group.
 

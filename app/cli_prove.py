@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from headscope.app.options import Device, Haystack, Json, Run, Scanned
 from headscope.app.terminal import err, guarded, out, quiet, read_haystack, say_json
 
 
 @guarded
 def prove(
-    run: Annotated[Path, typer.Argument(help="A run folder of an earlier scan.")],
-    model: Annotated[
-        str | None, typer.Option(help="The scanned model.", show_default="as the run calls it")
-    ] = None,
+    run: Run,
+    model: Scanned = None,
     role: Annotated[
         list[str] | None, typer.Option(help="A role to test; repeat for more. All without it.")
     ] = None,
@@ -32,14 +30,10 @@ def prove(
     length: Annotated[int, typer.Option(min=64, help="Length of the prompts in tokens.")] = 2048,
     prompts: Annotated[int, typer.Option(min=2, help="Prompts that the model answers right.")] = 10,
     draws: Annotated[int, typer.Option(min=1, help="Random head sets for every set.")] = 3,
-    haystack: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to hide needles in, in place of the default.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")
-    ] = None,
+    haystack: Haystack = None,
+    device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and random heads.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Test a run's roles by ablation, against random heads of the same layers.
 

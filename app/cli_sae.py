@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headscope.app.cli_scan import slug
+from headscope.app.options import Device, Json, ModelName
 from headscope.app.terminal import err, guarded, out, quiet, say_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ sae = typer.Typer(help="Sparse autoencoders: train them, look at their features.
 @sae.command()
 @guarded
 def train(
-    model: Annotated[str, typer.Argument(help="smollm2, a hub id (org/name), a folder, or a .gguf file.")],
+    model: ModelName,
     layer: Annotated[list[int], typer.Option(help="Layer, 0-based; repeat it for one SAE each.")],
     site: Annotated[
         str, typer.Option(help="z (head outputs), attn, mlp (what either puts out), resid (the residual).")
@@ -56,14 +57,12 @@ def train(
         Path | None,
         typer.Option("--out", help="Folder, one more inside for each SAE.", show_default="saes/<model>"),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")
-    ] = None,
+    device: Device = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16, of the model.", show_default="by device")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of text, weights and shuffles.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train sparse autoencoders with SAELens, one per layer, on activations of the model.
 
@@ -191,10 +190,8 @@ def show(
     model: Annotated[
         str | None, typer.Option(help="The model it belongs to.", show_default="what the SAE says")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Show a sparse autoencoder: how good it is and what its features stand for.
 

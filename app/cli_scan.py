@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headscope.app.announce import announce
+from headscope.app.options import Device, Dtype, Haystack, Json
 from headscope.app.terminal import err, guarded, out, quiet, read_haystack, say_json, speaks
 
 if TYPE_CHECKING:
@@ -55,22 +56,15 @@ def scan(
     context: Annotated[
         int | None, typer.Option(help="Longest prompt in tokens, in place of the preset's.")
     ] = None,
-    haystack: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to hide needles in, in place of the default.")
-    ] = None,
+    haystack: Haystack = None,
     run_folder: Annotated[
         Path | None,
         typer.Option("--out", help="Run folder.", show_default="runs/<model>-<preset>"),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16.", show_default="by device"),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts and row samples.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Map every attention head of a model, and write the report."""
     # Everything that can be wrong without the model is found out before it loads.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headscope.app.options import Json
 from headscope.app.terminal import guarded, out, say_json
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 _Run = Annotated[
     Path, typer.Argument(help="A run folder, that of a training's checkpoints, or a .parquet head map.")
 ]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @guarded
@@ -27,7 +27,7 @@ def show(
     top: Annotated[
         int | None, typer.Option(min=1, help="How many heads.", show_default="10; 3 of every role")
     ] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show a head map: what it says about every role, or the top heads of one; a training, step by step.
 
@@ -79,7 +79,7 @@ def _show_training(training: Training, role: str | None, as_json: bool) -> None:
 def compare(
     a: Annotated[Path, typer.Argument(help="A run folder or head map.")],
     b: Annotated[Path, typer.Argument(help="Another one, of a model of the same shape.")],
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Compare two head maps: rank correlations, and the heads whose label changed.
 

@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
+from headscope.app.options import Device, Haystack, Json, Run, Scanned
 from headscope.app.terminal import err, guarded, out, quiet, read_haystack, say_json
 
 
 @guarded
 def truth(
-    run: Annotated[Path, typer.Argument(help="A run folder of an earlier scan.")],
-    model: Annotated[
-        str | None, typer.Option(help="The scanned model.", show_default="as the run calls it")
-    ] = None,
+    run: Run,
+    model: Scanned = None,
     beside: Annotated[
         list[Path] | None,
         typer.Option(help="A further map of the same model whose scores join, gates say; repeat for more."),
@@ -30,15 +29,11 @@ def truth(
     texts: Annotated[int, typer.Option(min=2, help="Windows of plain text.")] = 8,
     text_length: Annotated[int, typer.Option(min=8, help="Tokens in each.")] = 128,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws behind the intervals.")] = 1000,
-    haystack: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to hide needles in, in place of the default.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")
-    ] = None,
+    haystack: Haystack = None,
+    device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and draws.")] = 0,
     target: Annotated[Path | None, typer.Option("--out", help="Also write everything as Markdown.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare every score of a run with what ablating each head alone does, with intervals.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+ModelName = Annotated[str, typer.Argument(help="smollm2, a hub id (org/name), a folder, or a .gguf file.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Haystack = Annotated[
     Path | None, typer.Option(help="UTF-8 text to hide needles in, in place of the default.")
