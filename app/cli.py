@@ -28,6 +28,7 @@ from headscope.app.cli_show import compare, report, show
 from headscope.app.cli_sweep import sweep
 from headscope.app.cli_truth import truth
 from headscope.app.cli_verify import verify
+from headscope.app.terminal import harmless, prepare
 
 app = typer.Typer(
     name="headscope",
@@ -64,6 +65,7 @@ app.command()(models)
 
 def main() -> None:
     """Entry point of the `headscope` command."""
+    prepare()
     try:
         code = app(standalone_mode=False)
     except Exception as error:
@@ -72,7 +74,7 @@ def main() -> None:
         if explain is None:
             raise
         if type(error).__name__ != "NoArgsIsHelpError":
-            text = explain()
+            text = harmless(explain())
             typer.echo(f"{text}{'' if text.endswith(('.', '?')) else '.'} See headscope --help.", err=True)
         sys.exit(int(getattr(error, "exit_code", 2)))
     sys.exit(code if isinstance(code, int) else 0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headscope.probes import schema_text, unknown, write_atomically
+from headscope.probes import schema_text, unknown, write_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -105,7 +105,7 @@ def schema_of(name: str) -> str:
 def write_schema(name: str, path: Path) -> None:
     """Write the schema of a kind of file."""
     text = schema_of(name)
-    write_atomically(path, lambda p: p.write_text(text))
+    write_text(path, text)
 
 
 def write_schemas(folder: Path) -> None:

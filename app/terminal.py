@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import functools
+import io
+import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from headscope.probes import HeadscopeError
 
 F = TypeVar("F", bound=Callable[..., Any])
+# What a terminal obeys rather than shows: control characters and overrides of the text's direction.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def speaks() -> bool:
@@ -22,20 +28,44 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def prepare() -> None:
+    """Let a terminal that knows few letters show the others by their numbers; nothing fails over them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def harmless(text: str) -> str:
+    """`text` without what a terminal would obey: names and texts come from files that others wrote."""
+    return _COMMANDS.sub("", text)
+
+
+class Paper(Console):
+    """A console that is written on, never commanded, by what it prints."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else harmless(segment.text)
+            yield segment if text == segment.text else segment._replace(text=text)
+
+
 def out() -> Console:
     """Results go to standard output."""
-    return Console(quiet=not speaks(), highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Paper(quiet=not speaks(), highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def err() -> Console:
     """Everything that is not a result goes to standard error."""
-    return Console(stderr=True, quiet=not speaks(), highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Paper(stderr=True, quiet=not speaks(), highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def say_json(text: str) -> None:
     """One JSON document on standard output, untouched by any wrapping or colour."""
     if speaks():
-        typer.echo(text)
+        wide = str(getattr(sys.stdout, "encoding", "") or "utf-8").lower().startswith("utf")
+        # Beyond ASCII there are only strings, which may as well be written in escapes.
+        beyond = "[\x7f-\x9f\ud800-\udfff]" if wide else "[^\x00-\x7e]"
+        typer.echo(re.sub(beyond, lambda found: json.dumps(found[0])[1:-1], text))
 
 
 def quiet() -> None:
@@ -59,10 +89,10 @@ def quiet() -> None:
 def sentence(error: BaseException) -> str | None:
     """An error that the user can put right as one sentence; None for a bug of ours."""
     if isinstance(error, HeadscopeError):
-        return " ".join(str(error).split())
+        return harmless(" ".join(str(error).split()))
     if isinstance(error, OSError):
         where = f"{str(error.filename)!r}: " if error.filename else ""
-        return f"{where}{error.strerror or error}."
+        return harmless(f"{where}{error.strerror or error}.")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "The device ran out of memory; a smaller --context or a bfloat16 --dtype needs less."
     return None

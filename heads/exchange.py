@@ -13,7 +13,7 @@ from headscope.heads.headmap import HeadMap
 from headscope.heads.imported import Content, Known, to_headmap
 from headscope.heads.losses import Loss, Rounding
 from headscope.heads.policy import Policy
-from headscope.probes import HeadscopeError, Registry, write_atomically, writing
+from headscope.probes import HeadscopeError, Registry, write_text, writing
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,10 @@ def export(
     entry, target = FORMATS[format], Path(path)
     made = _make(entry, source, target, options or Options())
     if set(made.files) == {""}:
-        _write(target, made.files[""])
+        write_text(target, made.files[""])
     else:
         _write_folder(target, made.files)
     return made
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def _make(entry: Format, source: HeadMap | Policy, target: Path, options: Options) -> Exported:
@@ -159,7 +155,7 @@ def _write_folder(target: Path, files: Mapping[str, str]) -> None:
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             for name, text in files.items():
-                _write(fresh / name, text)
+                write_text(fresh / name, text)
             fresh.chmod(0o755)
             _swap(fresh, target)
         finally:

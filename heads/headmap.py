@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from headscope.heads.rules import Rule
-from headscope.heads.storage import read_table, write_table
+from headscope.heads.storage import check_columns, read_table, write_table
 from headscope.probes import BadFile, Geometry, unknown
 
 SCHEMA = 1
@@ -97,12 +97,16 @@ class HeadMap:
         """Read a map from a run folder or a `.parquet` file.
 
         Raises:
-            BadFile: missing, damaged, or Parquet of another kind.
+            BadFile: missing, damaged, Parquet of another kind, or at odds with its own metadata.
         """
         where = Path(path)
         file = where / "headmap.parquet" if where.is_dir() else where
         frame, meta = read_table(file, MapMeta)
-        if not set(_KEYS) <= set(frame.columns) or len(frame) != meta.geometry.layers * meta.geometry.heads:
+        scores = {*meta.columns, *(rule.score for rule in meta.rules)}
+        errors = {f"{name}_se" for name in meta.columns} & set(frame.columns)
+        labels = [rule.column for rule in meta.rules]
+        check_columns(file, frame, whole=_KEYS, numbers=sorted(scores | errors), flags=labels)
+        if not _one_row_each(frame, meta.geometry):
             raise BadFile(f"The head map {str(file)!r} does not have one row per head of its model.")
         return cls(frame, meta, where)
 
@@ -226,3 +230,14 @@ class HeadMap:
         counts = ", ".join(f"{int(self.frame[r.column].sum())} {r.role}" for r in self.meta.rules)
         content = counts or ", ".join(self.meta.columns)
         return f"HeadMap({self.meta.model}, {g.layers} x {g.heads} heads: {content})"
+
+
+def _one_row_each(frame: pd.DataFrame, g: Geometry) -> bool:
+    """Whether the rows are the heads of a model, in any order, each with the KV head it reads."""
+    layer, head, kv = (frame[key] for key in _KEYS)
+    return (
+        len(frame) == g.layers * g.heads
+        and bool(layer.between(0, g.layers - 1).all() and head.between(0, g.heads - 1).all())
+        and not frame.duplicated(["layer", "head"]).any()
+        and bool((kv == head // g.group_size).all())
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -48,7 +48,42 @@ def read_table(
 
     with _readable(path):
         table = pq.read_table(path, filters=list(where) or None)
-    return table.to_pandas(), _meta(path, table.schema.metadata, kind)
+        frame = table.to_pandas(ignore_metadata=True)  # pandas' own may ask for anything
+    return frame, _meta(path, table.schema.metadata, kind)
+
+
+def check_columns(
+    path: Path,
+    frame: pd.DataFrame,
+    *,
+    whole: Collection[str] = (),
+    numbers: Collection[str] = (),
+    flags: Collection[str] = (),
+    words: Collection[str] = (),
+) -> None:
+    """Refuse a table that lacks a column, or has one of another kind.
+
+    Args:
+        path: the file, for the sentence.
+        frame: the table.
+        whole, numbers, flags, words: the columns it must have: whole numbers, any numbers, true or
+            false, text.
+
+    Raises:
+        BadFile: the first column that is not there or not of its kind.
+    """
+    types = pd.api.types
+    for what, names, fits in (
+        ("whole numbers", whole, types.is_integer_dtype),
+        ("numbers", numbers, types.is_any_real_numeric_dtype),
+        ("true or false", flags, types.is_bool_dtype),
+        ("text", words, types.is_string_dtype),
+    ):
+        for name in names:
+            if name not in frame.columns:
+                raise BadFile(f"The table {str(path)!r} lacks the column {name!r}.")
+            if not fits(frame[name]):
+                raise BadFile(f"The column {name!r} of {str(path)!r} does not hold {what}.")
 
 
 def read_meta(path: Path, kind: type[M]) -> M:

@@ -52,6 +52,7 @@ from .files import read_json as read_json
 from .files import schema_text as schema_text
 from .files import write_atomically as write_atomically
 from .files import write_json as write_json
+from .files import write_text as write_text
 from .files import writing as writing
 from .forward import all_answer_logits as all_answer_logits
 from .fused import attend as attend

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from headscope.probes.errors import HeadscopeError, unknown
+from headscope.probes.files import home_path
 
 _WEIGHTS = Path(__file__).parent / "toys" / "weights"
 
@@ -67,7 +68,7 @@ def _inside(source: str) -> list[str]:
     """The model folders in a folder."""
     if source in TRAINED:
         return [f"{source}@{_step(f.parent.name)}" for f in TRAINED[source].glob("*/config.json")]
-    folder = Path(source).expanduser()
+    folder = home_path(source)
     if not folder.is_dir():
         raise unknown("model with checkpoints, or folder of them", source, TRAINED)
     found = sorted(str(f.parent) for f in folder.glob("*/config.json"))

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from headscope.probes.errors import BadFile
+from headscope.probes.errors import BadFile, HeadscopeError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -47,6 +47,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             fresh.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8, whatever the locale says."""
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def home_path(name: str | os.PathLike[str]) -> Path:
+    """`name` as a path, a leading `~` or `~user` read as a home folder.
+
+    Raises:
+        BadFile: nobody knows that home.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise BadFile(f"{str(name)!r} begins with a home folder that is not known here.") from None
+
+
 def json_text(model: BaseModel) -> str:
     """A pydantic model as readable JSON."""
     return model.model_dump_json(indent=2) + "\n"
@@ -60,8 +77,7 @@ def schema_text(kind: type[BaseModel], title: str) -> str:
 
 def write_json(path: Path, model: BaseModel) -> None:
     """Write a pydantic model as readable JSON."""
-    text = json_text(model)
-    write_atomically(path, lambda p: p.write_text(text))
+    write_text(path, json_text(model))
 
 
 def read_json(path: Path, kind: type[M]) -> M:
@@ -71,10 +87,10 @@ def read_json(path: Path, kind: type[M]) -> M:
         BadFile: missing, unreadable, or not of this kind.
     """
     try:
-        return kind.model_validate_json(path.read_text())
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadFile(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    except (HeadscopeError, ValueError) as error:  # a ValidationError is one, and so is a NUL in the path
         raise BadFile(f"{str(path)!r} is not a valid {kind.__name__}: {first_fault(error)}.") from error
 
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from headscope.probes.errors import BadFile
+from headscope.probes.files import home_path
 from headscope.probes.quiet import quiet
 
 _LAYOUT = 1  # of the cached folder; raise it when what is saved changes
@@ -18,8 +19,8 @@ def cache_folder() -> Path:
     """Where converted models are kept: $HEADSCOPE_CACHE, or headscope/ in the user's cache folder."""
     base = os.environ.get("HEADSCOPE_CACHE")
     if base:
-        return Path(base).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headscope"
+        return home_path(base)
+    return home_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "headscope"
 
 
 def dequantised(file: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from headscope.probes.checkpoints import shipped
 from headscope.probes.errors import BadFile, HeadscopeError, unknown
+from headscope.probes.files import home_path
 from headscope.probes.gguf import dequantised
 from headscope.probes.model import Model
 from headscope.probes.quiet import quiet
@@ -100,7 +101,7 @@ def _locate(name: str) -> str:
     checkpoint = shipped(name)
     if checkpoint:
         return str(checkpoint)
-    path = Path(name).expanduser()
+    path = home_path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise BadFile(f"There is no file {name!r}.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headscope.probes.errors import BadFile, HeadscopeError
+from headscope.probes.files import home_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +52,7 @@ class Picture:
             return cls._of(_rgb(source))
         if not isinstance(source, str | os.PathLike):
             raise HeadscopeError(f"A picture is a file or a PIL image, not a {type(source).__name__}.")
-        return cls._read(Path(source).expanduser())
+        return cls._read(home_path(source))
 
     @classmethod
     def decoded(cls, content: bytes, called: str = "A stored picture") -> Picture:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, FiniteFloat, JsonValue, NonNegativeFloat, model_validator
 
 from headscope.probes.errors import Refused
-from headscope.probes.files import read_json, write_atomically
+from headscope.probes.files import read_json, write_text
 from headscope.probes.geometry import Geometry, HeadId
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ class Circuit(BaseModel):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, whole or not at all; without indentation, since edges are many."""
-        text = self.model_dump_json() + "\n"
-        write_atomically(Path(path), lambda file: file.write_text(text))
+        write_text(Path(path), self.model_dump_json() + "\n")
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Circuit:

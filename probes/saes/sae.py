@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headscope.probes.errors import BadFile, HeadscopeError, Refused
-from headscope.probes.files import first_fault, read_json, write_atomically, writing
+from headscope.probes.files import first_fault, read_json, write_atomically, write_text, writing
 from headscope.probes.saes.measure import SaeMetrics
 from headscope.probes.saes.settings import SaeSettings, saelens
 from headscope.probes.saes.sites import Site, site_of
@@ -156,7 +156,7 @@ def write_weights(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS, lambda p: save_file(weights, p))
-    write_atomically(folder / CONFIG, lambda p: p.write_text(json.dumps(config, indent=2) + "\n"))
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def shipped_saes() -> dict[str, Path]:

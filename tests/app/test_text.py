@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.app import looks, machine, tables
+from headscope.app import looks, machine, tables, terminal
 from headscope.app.examples import examples
 from headscope.app.progress import left
 from headscope.app.tokens import strip, visible
 from headscope.heads import HeadMap, Progress, ShownPrompt, read_evidence
+from headscope.probes import HeadscopeError
 
 
 @pytest.mark.parametrize(
@@ -124,3 +128,34 @@ def test_machine_values_are_json(headmap: HeadMap) -> None:
 )  # fmt: skip
 def test_time_left(seconds: float | None, text: str) -> None:
     assert left(Progress(1, 9, 0.1, seconds, None)) == text
+
+
+EVIL = "a\x1b[31mred\x9b2J\x07\rb\u202ec[/red]"
+
+
+def test_what_a_file_says_does_not_command_the_terminal(
+    headmap: HeadMap, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = HeadMap(headmap.frame, headmap.meta.model_copy(update={"model": EVIL}))
+    tables.print_map(terminal.out(), named, 3)
+    said = capsys.readouterr().out
+    assert "a[31mred2Jbc[/red]: 24 heads" in said and "\x1b" not in said and "\u202e" not in said
+    assert terminal.sentence(HeadscopeError(f"No {EVIL}\nhere.")) == "No a[31mred2J bc[/red] here."
+    terminal.say_json(machine.as_json({"model": EVIL}))
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "\x9b" not in said and json.loads(said) == {"model": EVIL}
+
+
+@pytest.mark.parametrize("name", ["mod\u00e8le \U0001f600", "half \ud83d"])
+def test_a_terminal_that_knows_few_letters_gets_their_numbers(
+    headmap: HeadMap, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    terminal.prepare()
+    named = HeadMap(headmap.frame, headmap.meta.model_copy(update={"model": name}))
+    tables.print_map(terminal.out(), named, 3)
+    terminal.say_json(machine.as_json({"model": name}))
+    sys.stdout.flush()
+    table, brace, said = written.getvalue().decode("ascii").rpartition("{")
+    assert "24 heads" in table and json.loads(brace + said) == {"model": name}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,3 +132,46 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="cannot be written"):
         make().save(tmp_path / "file" / "m.parquet")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+ODD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "a head twice": (lambda f: f.assign(layer=0), "does not have one row per head"),
+    "another KV head": (lambda f: f.assign(kv_head=1), "does not have one row per head"),
+    "layers from 1": (lambda f: f.assign(layer=f["layer"] + 1), "does not have one row per head"),
+    "halves of layers": (lambda f: f.assign(layer=f["layer"] + 0.5), "'layer' .* does not hold whole"),
+    "words for scores": (lambda f: f.assign(entropy="high"), "'entropy' .* does not hold numbers"),
+    "lists of scores": (lambda f: f.assign(entropy=[[1.0]] * len(f)), "'entropy' .* does not hold numbers"),
+    "words for errors": (lambda f: f.assign(entropy_se="low"), "'entropy_se' .* does not hold numbers"),
+    "no score": (lambda f: f.drop(columns="retrieval"), "lacks the column 'retrieval'"),
+    "no label": (lambda f: f.drop(columns=RULE.column), "lacks the column 'is_retrieval'"),
+    "words for labels": (lambda f: f.assign(is_retrieval="no"), "'is_retrieval' .* does not hold true or"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "says"), ODD.values(), ids=ODD)
+def test_a_map_at_odds_with_its_metadata_is_refused(
+    change: Callable[[pd.DataFrame], pd.DataFrame], says: str, tmp_path: Path
+) -> None:
+    good = make()
+    HeadMap(change(good.frame), good.meta).save(tmp_path / "m.parquet")
+    with pytest.raises(BadFile, match=says):
+        HeadMap.open(tmp_path / "m.parquet")
+
+
+def test_rows_may_stand_in_any_order(tmp_path: Path) -> None:
+    good = make()
+    HeadMap(good.frame[::-1], good.meta).save(tmp_path / "m.parquet")
+    assert HeadMap.open(tmp_path / "m.parquet").top("retrieval", 3).equals(good.top("retrieval", 3))
+
+
+@pytest.mark.parametrize("asked", [b"nonsense", b"{}", b'{"index_columns": ["layer"], "columns": 7}'])
+def test_what_a_file_asks_of_pandas_is_not_heard(asked: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    make().save(path)
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"pandas": asked}), path)
+    if asked == b"nonsense":  # pyarrow reads it before it can be told not to
+        with pytest.raises(BadFile, match="cannot be read"):
+            HeadMap.open(path)
+    else:
+        pd.testing.assert_frame_equal(HeadMap.open(path).frame, make().frame)
