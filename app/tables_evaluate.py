@@ -39,4 +39,6 @@ def question_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 def _range(row: Mapping[Any, Any], name: str, form: str) -> str:
     low, high = (100 * row[f"{name}_{end}"] for end in ("low", "high"))
+    if low != low:  # over several draws on the same questions there is none
+        return ""
     return f"{low:{form}} … {high:{form}}%"  # short, for eight columns are to fit a narrow terminal

@@ -103,9 +103,8 @@ def _left(
     total = model.geometry.layers * model.geometry.heads
     share = (total - len(names)) / total
     curve = faithfulness(model, rest, pairs.prompts, ablation=ablation, sizes=(share,))
-    error = curve.f_se[0]
-    span = abs((curve.whole - curve.nothing) / curve.whole)
-    return curve.kept[0] / curve.whole, float("nan") if error is None else error * span
+    error = curve.kept_share_se[0]
+    return curve.kept[0] / curve.whole, float("nan") if error is None else error
 
 
 class _Aimed:

@@ -184,12 +184,13 @@ def answered(
 
     Args:
         model, galleries: as for `captions`.
-        arms: sets of specs by name; several of an arm are pooled.
+        arms: sets of specs by name; the answers under several of an arm are put together.
         kinds: of questions; see `Gallery.questions`.
 
     Returns:
-        One row per arm and kind: `accuracy` with its 95% interval over all answers, `questions`; for
-        yes/no questions also `precision`, `recall` and `f1` of yes, and `yes_rate`.
+        One row per arm and kind: `accuracy` with its exact 95% interval (none over several sets of
+        specs, which share their questions), `questions` answered; for yes/no questions also
+        `precision`, `recall` and `f1` of yes, and `yes_rate`.
     """
     check_knows(model)
     rows = []
@@ -197,7 +198,7 @@ def answered(
         for kind in kinds:
             pairs = [pair for specs in variants for shown in galleries
                      for pair in _answers(model, shown, kind, specs)]  # fmt: skip
-            rows.append({"arm": name, "kind": kind} | _graded(pairs, yes=kind in POPE))
+            rows.append({"arm": name, "kind": kind} | _graded(pairs, len(variants), kind in POPE))
     return pd.DataFrame(rows)
 
 
@@ -219,9 +220,9 @@ def _answers(model: Model, shown: Gallery, kind: str, specs: Sequence[Spec]) -> 
     return found
 
 
-def _graded(pairs: Sequence[tuple[str, str]], yes: bool) -> dict[str, float]:
+def _graded(pairs: Sequence[tuple[str, str]], draws: int, yes: bool) -> dict[str, float]:
     right = [answer == said for answer, said in pairs]
-    low, high = share(right)
+    low, high = share(right) if draws == 1 else (float("nan"),) * 2
     row = {"accuracy": float(np.mean(right)), "accuracy_low": low, "accuracy_high": high}
     if yes:
         said = sum(s == "yes" for _, s in pairs)

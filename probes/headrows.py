@@ -24,7 +24,7 @@ from headscope.probes.verify import refuse_unbounded
 if TYPE_CHECKING:
     from headscope.probes.model import Model
 
-EARLY = 16  # rows at the start that are always in the sample: they see so few keys that they stand out
+_EARLY = 16  # rows at the start that are always in the sample: they see so few keys that they stand out
 _RECEIVERS = 8
 _VALUES = 48  # keys whose values tell how large an ordinary one is
 _ONE_IN = 2  # of so many sampled rows one must see a key before the mass it gets counts: heads that follow
@@ -33,6 +33,11 @@ _ONE_IN = 2  # of so many sampled rows one must see a key before the mass it get
 # others' numbers are asked for, so that little is left to do after the last layer.
 _HELD = {"cpu": 0, "cuda": 1 << 29}
 _LAYERS = 8
+
+
+def early_rows(count: int) -> int:
+    """How many of `count` sampled rows are the first ones of the text, one and all."""
+    return min(_EARLY, count // 2)
 
 
 @dataclass(frozen=True)
@@ -137,12 +142,15 @@ class HeadRows:
             return
         waiting, self._waiting = self._waiting, []
         weights = [self.model.output_weight(x.layer) for x in waiting]
+        windows = tuple(self.model.geometry.windows[x.layer] for x in waiting)
         added = Contribution(weights, self.model.geometry.kv_heads)
         sampled, exact = joined([x.sampled for x in waiting]), joined([x.exact for x in waiting])
         typical = added.of_values(torch.cat([x.values for x in waiting])).median(-1).values.clamp_min(1e-12)
         numbers: list[dict[str, Tensor]] = []
         for name, rows, statistics in (("sample", self.sample, sampled), ("exact", self.exact, exact)):
-            what = RowNumbers(self.prompt, rows, self.watch, tuple(self._offsets), self._placed, name)
+            what = RowNumbers(
+                self.prompt, rows, self.watch, tuple(self._offsets), windows, self._placed, name
+            )  # fmt: skip
             numbers.append(what.of(statistics, added, typical))
         a, b = numbers
         b |= {"top_key": exact.top_key, "top_masses": exact.top_mass}
@@ -208,7 +216,7 @@ class HeadRows:
 
         The first rows are all in the sample, the later ones stand for more than themselves.
         """
-        n, early = len(self.prompt), min(EARLY, len(self.sample))
+        n, early = len(self.prompt), max(1, early_rows(len(self.sample)))
         pad = torch.nn.functional.pad
         total = pad(s.received[0], (0, n - s.received.shape[-1]))
         rows = self.sample[:early]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headscope.probes.blind import divergence
 from headscope.probes.errors import HeadscopeError
-from headscope.probes.headrows import EARLY, HeadRows
+from headscope.probes.headrows import HeadRows, early_rows
 from headscope.probes.massive import MassiveMeter
 from headscope.probes.model import Model
 from headscope.probes.prompts import Prompt
@@ -131,7 +131,7 @@ def sample_rows(n: int, count: int, seed: str) -> NDArray[np.int64]:
     """
     if n <= count:
         return np.arange(n)
-    early = min(EARLY, count // 2)
+    early = early_rows(count)
     digest = hashlib.sha256(seed.encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     late = generator.choice(np.arange(early, n), count - early, replace=False)
@@ -173,7 +173,7 @@ class _Weights:
 
     @classmethod
     def of(cls, rows: NDArray[np.int64], n: int, device: torch.device | str = "cpu") -> _Weights:
-        is_late = np.arange(len(rows)) >= min(EARLY, len(rows) // 2) if len(rows) < n else np.zeros(n, bool)
+        is_late = np.arange(len(rows)) >= early_rows(len(rows)) if len(rows) < n else np.zeros(n, bool)
         drawn, there = int(is_late.sum()), n - int((~is_late).sum())
         late = torch.from_numpy(is_late).to(device)
         weight = late.new_ones(len(rows), dtype=torch.float64).masked_fill(late, there / max(1, drawn))

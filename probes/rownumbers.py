@@ -36,6 +36,7 @@ class RowNumbers:
         rows: which of them. [R]
         watch: what was measured.
         offsets: names of the sets of distances back.
+        windows: how many last keys a row of each layer sees; None for all of them. [L]
         placed: where tensors made of the above are kept.
         name: of these rows among all that share `placed`.
     """
@@ -44,6 +45,7 @@ class RowNumbers:
     rows: Tensor
     watch: Watch
     offsets: Sequence[str]
+    windows: tuple[int | None, ...]
     placed: Placed
     name: str
 
@@ -59,7 +61,7 @@ class RowNumbers:
         out = {
             "top_mass": s.top_mass[..., 0],
             "lse": s.lse,
-            "entropy": s.entropy / self._once("log", s, self._most),
+            "entropy": s.entropy / self._once(f"log within {self.windows}", s, self._most),
             "activity": added.of_heads(s.output) / typical[..., None],
         }
         for prefix, names, masses in (
@@ -89,9 +91,10 @@ class RowNumbers:
         return self.placed.get(f"{self.name} {what}", s.lse.device, make)
 
     def _most(self) -> Tensor:
-        """ln(visible keys), NaN for a single one. [R]"""
-        visible = self.rows + 1
-        return visible.log().masked_fill(visible < 2, torch.nan)
+        """ln(visible keys), NaN for a single one. [L, 1, R]"""
+        ends = [len(self.prompt) if width is None else width for width in self.windows]
+        visible = torch.stack([(self.rows + 1).clamp_max(end) for end in ends])
+        return visible.log().masked_fill(visible < 2, torch.nan)[:, None]
 
     def _first_period(self) -> Tensor:
         """Rows that have seen no more than the first repetition. [R, 1]"""

@@ -44,7 +44,7 @@ _COLUMNS = {
 
 @DETECTORS.register
 class Induction:
-    """Means over the sampled rows from the second repeat on; 0 ... 1 (copying: 0.5 by chance).
+    """Means over the sampled rows from the second repeat on; 0 ... 1 (copying: all rows, 0.5 by chance).
 
     RazorAttention ranks all heads and keeps the first 14% by induction and 1% by echo; the
     labels here ask for a mass that chance cannot give: with period P a uniform row puts less

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -13,16 +15,20 @@ from headscope.probes import (
     Contrast,
     HeadId,
     HeadscopeError,
+    Model,
     Pairs,
     Prompt,
     all_answer_logits,
+    applied,
     copying_circuit,
     copying_model,
     copying_prompts,
     discover,
+    fit,
     load,
     trials,
 )
+from headscope.probes.effects import measure
 
 
 def test_a_task_shares_its_circuit_with_its_twin() -> None:
@@ -44,6 +50,31 @@ def test_without_its_circuit_the_task_is_gone_and_without_others_it_stays() -> N
     row = cross_ablation(model, [circuit], tests, top, ablation="zero").iloc[0]
     assert abs(row["left"]) < 0.05
     assert row["random"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_error_of_what_is_left_is_that_of_its_ratio() -> None:
+    """What is left is a ratio of two means over the same prompts, and so is its error."""
+    model, pairs = load(tiny("llama")), Pairs("random", tuple(random_pairs((9, 10, 11, 12, 13, 14))))
+    circuit = discover(model, "random", method="attribution", prompts=pairs.prompts)
+    row = cross_ablation(model, [circuit], {"random": pairs}, 6, ablation="zero").iloc[0]
+    rest = circuit.top(18)[6:]
+    alone = [faithful_to(model, prompt, rest) for prompt in pairs.prompts]
+    kept, whole = np.array(alone).T
+    assert row["left"] == pytest.approx(kept.sum() / whole.sum(), abs=1e-4)
+    apart = kept - kept.mean() / whole.mean() * whole
+    error = apart.std(ddof=1) / len(apart) ** 0.5 / abs(whole.mean())
+    assert row["left_se"] == pytest.approx(error, rel=1e-3)
+
+
+def faithful_to(model: Model, prompt: Prompt, heads: Sequence[HeadId]) -> tuple[float, float]:
+    """Log-odds of one prompt with these heads alone live, the others zeroed, and with all."""
+    dead = [HeadId(a, b) for a in range(3) for b in range(6) if HeadId(a, b) not in heads]
+    found = []
+    for specs in ((fit(model, "zero", heads=dead),), ()):
+        with applied(model, *specs):
+            logits = all_answer_logits(model, [prompt])
+        found.append(float(measure(logits, [prompt])[0, 0]))
+    return found[0], found[1]
 
 
 def test_an_aimed_head_reads_what_it_is_aimed_at() -> None:

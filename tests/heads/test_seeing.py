@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from zoo import tiny
 
+from headscope.app.tables_evaluate import question_cells
 from headscope.heads import answered, arms_of, captions, check_knows, galleries_of, searching, under
 from headscope.probes import (
     POPE,
@@ -129,9 +130,12 @@ def test_heads_that_see_the_picture_cure_hallucination_and_others_do_not(shapes:
 
 
 def test_questions_are_answered_and_graded(shapes: Model) -> None:
-    arms = {"untouched": [()], "vhr": [(fit(shapes, "vhr", positions="generated"),)]}
+    arms = {"untouched": [()], "vhr": [(fit(shapes, "vhr", positions="generated"),)], "draws": [(), ()]}
     found = answered(shapes, arms, galleries_of("neutral", 12, [5]), ("random", "count"))
-    row = found.iloc[0]
+    row, twice = found.iloc[0], found[found.arm == "draws"].iloc[0]
+    assert twice.accuracy == row.accuracy and twice.questions == 2 * row.questions
+    assert np.isnan([twice.accuracy_low, twice.accuracy_high]).all()  # asked twice, they know no more
+    assert question_cells(twice.to_dict())[3] == "" != question_cells(row.to_dict())[3]
     assert row.accuracy > 0.8 and row.accuracy_low < row.accuracy <= row.accuracy_high
     assert row.f1 == pytest.approx(2 * row.precision * row.recall / (row.precision + row.recall))
     assert found.iloc[1].kind == "count" and found.iloc[1].f1 != found.iloc[1].f1

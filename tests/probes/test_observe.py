@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from zoo import tiny
+from zoo import eager_attentions, tiny
 
 from headscope.probes import HeadscopeError, Prompt, Recipe, Watch, headrows, load, observe
 from headscope.probes.observe import _average, _Weights, sample_rows
@@ -86,6 +86,35 @@ def test_observation_agrees_with_the_model(name: str) -> None:
     np.testing.assert_allclose(seen.layer["peak_norm"], norms.topk(8, -1).values, rtol=1e-4)
     assert seen.exact["top_key"].shape == (3, 6, 4, 8)
     assert not any(v.any() for v in seen.var.values())
+
+
+@pytest.mark.parametrize("name", ["mistral-window", "gemma3", "llama"])
+def test_entropy_is_over_the_keys_that_a_row_sees(name: str) -> None:
+    """1 is uniform, in layers with a sliding window too, whose late rows see no more than that."""
+    model = load(tiny(name))
+    ids = tuple(int(i) for i in torch.randint(3, 96, (60,), generator=torch.Generator().manual_seed(5)))
+    found = observe(model, Prompt("prose", ids), Recipe(sample=1000)).mean["entropy"]
+    for layer, weights in enumerate(eager_attentions(model.hf, input_ids=torch.tensor([ids]))):
+        seen = torch.arange(1, 61).clamp_max(model.geometry.windows[layer] or 60).double()
+        own = -torch.special.xlogy(weights[0].double(), weights[0].double()).sum(-1)
+        np.testing.assert_allclose(found[layer], (own[:, 1:] / seen[1:].log()).mean(-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 6, 20, 64])
+def test_what_keys_receive_counts_a_late_row_for_those_it_stands_for(count: int) -> None:
+    """However few rows are drawn: the early ones count once, the late ones together for all others."""
+    model, n = load(tiny("llama")), 90
+    ids = tuple(int(i) for i in torch.randint(3, 96, (n,), generator=torch.Generator().manual_seed(6)))
+    prompt = Prompt("prose", ids)
+    head = observe(model, prompt, Recipe(sample=count, seed=1)).head
+    rows = sample_rows(n, count, f"1:{prompt.key()}")
+    counts = _Weights.of(rows, n).weight
+    assert counts.sum() == pytest.approx(n)
+    for layer, weights in enumerate(eager_attentions(model.hf, input_ids=torch.tensor([ids]))):
+        received = (weights[0][:, rows].double() * counts[:, None]).sum(1) / torch.arange(n, 0, -1)
+        key, mass = torch.tensor(head["receiver_key"][layer]), head["receiver_mass"][layer]
+        want = received.gather(-1, key).numpy()
+        np.testing.assert_allclose(mass, np.where(mass > 0, want, 0.0), atol=1e-5)
 
 
 def test_prompts_that_do_not_fit() -> None:
