@@ -15,8 +15,9 @@ from headscope.probes import HeadscopeError
 
 if TYPE_CHECKING:
     from headscope.app.beforeafter import BeforeAfter
-    from headscope.probes import HeadId, Positions, Prompt, Source
+    from headscope.probes import HeadId, Positions, Prompt
 
+_OFTEN = 2.0  # seconds between lines about the fitting: the dashboard shows them
 _EVALUATED = 7_000_003  # added to seeds, so that no prompt is one that was learned from
 
 
@@ -46,7 +47,9 @@ def intervene(
         ),
     ] = None,
     length: Annotated[int, typer.Option(min=16, help="Length of its prompts in tokens.")] = 512,
-    prompts: Annotated[int, typer.Option(min=2, help="Prompts to evaluate on.")] = 10,
+    prompts: Annotated[
+        int, typer.Option(min=0, help="Prompts to evaluate on; 0 fits it, and evaluates nothing.")
+    ] = 10,
     learn: Annotated[
         int, typer.Option(min=2, help="Prompts to learn from, for methods that choose heads.")
     ] = 10,
@@ -84,55 +87,64 @@ def intervene(
     from headscope import heads, probes
     from headscope.app import machine
     from headscope.app.beforeafter import before_after
+    from headscope.app.fitcost import cost_of, counted
     from headscope.app.progress import counting
     from headscope.app.tables_causal import print_asked, print_effect, print_told
+    from headscope.app.wanted import Learning, Wanted
 
     probes.INTERVENTIONS[method], probes.TASKS[task or "needle"]
     if positions not in ("all", "prompt", "generated"):
         raise probes.unknown("kind of positions", positions, ("all", "prompt", "generated"))
     if image and not ask:
         raise HeadscopeError("--image is shown with a question: say which with --ask.")
-    chosen, avoid, source = _chosen(head, run, role, top)
+    if prompts == 1:
+        raise HeadscopeError("--prompts is 1; it has to be at least 2, or 0 to evaluate nothing.")
+    chosen, avoid = _chosen(head, run, role, top)
     pictures = [probes.Picture.open(path) for path in image or ()]
     loaded = probes.load(model, device=device)
     reads = heads.knows_words(loaded)
     task = task or ("needle" if reads or loaded.vision is None else "scenes")
 
-    def make(name: str, tokens: int, count: int, offset: int) -> list[Prompt]:
+    def make(name: str, count: int, tokens: int = length) -> list[Prompt]:
         maker = probes.TASKS[name]
         return maker.prompts(
-            loaded.reader(maker), lengths=[tokens], per_length=count, seed=seed + offset, haystack=None
+            loaded.reader(maker), lengths=[tokens], per_length=count, seed=seed + _EVALUATED, haystack=None
         )
 
-    spec = probes.fit(
-        loaded, method, heads=chosen, prompts=() if chosen else make(task, length, learn, 0),
-        strength=strength, positions=cast("Positions", positions), seed=seed, source=source, **settings,
+    wanted = Wanted(
+        method, None if chosen is None else tuple(chosen), strength, cast("Positions", positions),
+        tuple(settings.items()), Learning(task, length, learn, seed), str(run or ""), role if run else "",
     )  # fmt: skip
+    cost = cost_of(wanted)
+    with counting(err(), "passes at most", every=_OFTEN) as progress, counted(loaded, cost, progress):
+        spec = wanted.fit(loaded)
     said = None
     if ask:  # before the long part, so that a question it cannot take is said at once
         said = before_after(loaded, spec, ask, pictures=pictures, length=max_new_tokens, top=5)
-    asked, texts = make(task, length, prompts, _EVALUATED), make("prose", 128, 4, _EVALUATED) if reads else []
-    with counting(err(), "prompts") as progress:
-        found = heads.effect(
-            loaded, spec, asked, texts, draws=draws, seed=seed, avoid=avoid, progress=progress
-        )
-    told = None
-    if asked[0].contrast:  # a task of pairs, in which a wrong answer is a definite one
-        told = heads.told(loaded, spec, asked, draws=draws, seed=seed, avoid=avoid)
+    found, told, asked = None, None, make(task, prompts) if prompts else []
+    if asked:
+        texts = make("prose", 4, 128) if reads else []
+        with counting(err(), "prompts") as progress:
+            found = heads.effect(
+                loaded, spec, asked, texts, draws=draws, seed=seed, avoid=avoid, progress=progress
+            )
+        if asked[0].contrast:  # a task of pairs, in which a wrong answer is a definite one
+            told = heads.told(loaded, spec, asked, draws=draws, seed=seed, avoid=avoid)
     if spec_file:
         spec.save(spec_file)
     if as_json:
-        tables: dict[str, Any] = {"effect": machine.records(found)}
+        tables: dict[str, Any] = {} if found is None else {"effect": machine.records(found)}
         tables |= {} if told is None else {"told": machine.records(told)}
         tables |= {} if said is None else {"asked": _asked(ask, image, said)}
         say_json(machine.as_json({"spec": spec.model_dump(mode="json")} | tables))
         return
-    print_effect(out(), spec, found, len(asked))
+    if found is not None:
+        print_effect(out(), spec, found, len(asked))
     if told is not None:
         print_told(out(), told, conflict=task == "conflict")
     if ask and said is not None:
         print_asked(out(), ask, said)
-    if chosen is None and spec.source.note:
+    if wanted.heads is None and spec.source.note:
         out().print(f"Found   {spec.source.note}", markup=False)
     if spec_file:
         out().print(f"Spec    {spec_file}", markup=False)
@@ -158,17 +170,17 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _chosen(
     named: list[str] | None, run: Path | None, role: str, top: int
-) -> tuple[list[HeadId] | None, list[HeadId], Source]:
-    """The heads to act on (None: the method's choice), heads that controls leave out, where from."""
+) -> tuple[list[HeadId] | None, list[HeadId]]:
+    """The heads to act on (None: the method's choice), and heads that controls leave out."""
     from headscope.heads import HeadMap
-    from headscope.probes import HeadId, Source
+    from headscope.probes import HeadId
 
     if named and run:
         raise HeadscopeError("Heads come from --head or from --run, not from both.")
     if named:
-        return [HeadId.parse(name) for name in named], [], Source(note="named by hand")
+        return [HeadId.parse(name) for name in named], []
     if run is None:
-        return None, [], Source()
+        return None, []
     headmap = HeadMap.open(run)
     best = headmap.top(role, top)
     labelled = headmap.frame.iloc[:0]
@@ -178,4 +190,4 @@ def _chosen(
     def heads(frame: Any) -> list[HeadId]:
         return [HeadId(int(a), int(b)) for a, b in zip(frame["layer"], frame["head"], strict=True)]
 
-    return heads(best), heads(labelled), Source(headmap=str(run), column=role)
+    return heads(best), heads(labelled)

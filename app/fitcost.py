@@ -1,7 +1,9 @@
-"""What fitting an intervention takes, said before it is begun: forward passes, at most, and their length."""
+"""What fitting an intervention takes: said before it is begun, and counted while it lasts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,10 @@ from headscope.app.methodoptions import checked
 from headscope.probes import INTERVENTIONS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from headscope.app.wanted import Wanted
+    from headscope.probes import Model
 
 _TEXTS, _TEXT = 8, 256  # of prose, which replacements are taken from
 _SHORT = 256  # tokens, more than any question with a passage has
@@ -38,6 +43,29 @@ class FitCost:
         whole = self.passes * seconds
         time = f"{whole:.0f} s" if whole < 100 else f"{whole / 60:.0f} min"
         return f"{self} One takes {seconds:.2f} s here, so {time} at most." if self.passes else str(self)
+
+
+@contextmanager
+def counted(model: Model, cost: FitCost, progress: Callable[[int, int], object]) -> Iterator[None]:
+    """Tell `progress` how many of the passes are done while the block lasts, at most that there are.
+
+    A batch counts its prompts; one token that goes on from a cache is no pass.
+    """
+    done = 0
+
+    def count(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal done
+        given = (*args[:1], named.get("input_ids"), named.get("inputs_embeds"))
+        inputs = next(x for x in given if x is not None)
+        before, done = done, min(done + inputs.shape[0] * (inputs.shape[1] > 1), cost.passes)
+        if done > before:
+            progress(done, cost.passes)
+
+    handle = model.decoder.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def cost_of(wanted: Wanted) -> FitCost:

@@ -68,16 +68,16 @@ def reporting(console: Console, words: Words = Words()) -> Iterator[Callable[[St
 
 
 @contextmanager
-def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback that shows how many of all `what` are done, as a bar or as lines."""
+def counting(console: Console, what: str, *, every: float = _EVERY) -> Iterator[Callable[[int, int], None]]:
+    """A callback that shows how many of all `what` are done, as a bar or as lines `every` so many seconds."""
     if console.quiet:
         yield lambda done, total: None
     elif not console.is_terminal:
-        last = -_EVERY
+        last = -every
 
         def say(done: int, total: int) -> None:
             nonlocal last
-            if time.monotonic() - last >= _EVERY or done == total:
+            if time.monotonic() - last >= every or done == total:
                 last = time.monotonic()
                 console.print(f"{done} of {total} {what}.", markup=False)
 

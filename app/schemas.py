@@ -68,7 +68,8 @@ KINDS = {
         FileKind(
             "ablations", "ablations.parquet", "each head ablated alone", "heads.ablations:AblationsMeta"
         ),
-        FileKind("job", "scan.json", "a scan that the dashboard started", "app.dashboard.jobs:Job"),
+        FileKind("job", "scan.json", "a scan that the dashboard started", "app.dashboard.jobs:Scan"),
+        FileKind("fit", "fit.json", "a fit that the dashboard started", "app.dashboard.jobs:Fit"),
         FileKind("spec", "any name", "an intervention", "probes.spec:Spec"),
         FileKind(
             "circuit", f"{_CIRCUITS}/METHOD.json", "what carries a task", "probes.circuits.circuit:Circuit"

@@ -90,8 +90,12 @@ class Wanted:
 
     def command(self, model: str) -> str:
         """The command line that fits the same and evaluates it with its controls."""
-        usual, learning = INTERVENTIONS[self.method], Learning()
-        words = ["headscope", "intervene", self.method, model]
+        words = ["headscope", "intervene", self.method, model, *self.options()]
+        return shlex.join([*words, "--out", f"{self.method}.json"])
+
+    def options(self) -> list[str]:
+        """The options of `headscope intervene` that say what is not usual."""
+        usual, learning, words = INTERVENTIONS[self.method], Learning(), list[str]()
         if self.run:
             words += ["--run", self.run, "--role", self.role, "--top", str(self.top)]
         else:
@@ -111,7 +115,7 @@ class Wanted:
             ("--seed", self.learning.seed, learning.seed),
         ):
             words += [option, str(mine)] if mine != its else []
-        return shlex.join([*words, "--out", f"{self.method}.json"])
+        return words
 
     def fit(self, model: Model) -> Spec:
         """The spec that the command line would write."""

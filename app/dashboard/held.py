@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 import streamlit as st
 
-from headscope.app.dashboard import store
+from headscope.app.dashboard import jobs, store
 from headscope.app.dashboard.shelf import Run
-from headscope.probes import BadFile, json_text, write_json
+from headscope.probes import BadFile
 
 if TYPE_CHECKING:
     from headscope.app.evaluated import Evaluated
+    from headscope.app.wanted import Wanted
     from headscope.heads import Policy
     from headscope.probes import Spec
 
-_OURS = {"manifest.json", "scan.json"}
+_OURS = {"manifest.json", jobs.Scan.FILE, jobs.Fit.FILE}
 _SPECS = "interventions"  # where specs made here are kept
 _LARGEST = 64 << 20
 T = TypeVar("T")
@@ -45,12 +46,10 @@ def evaluations(run: Run) -> dict[str, list[Evaluated]]:
     return _held(run, read)
 
 
-def keep(run: Run, spec: Spec) -> str:
-    """Write a spec into the run folder; its name there, in which its content is hashed."""
-    digest = hashlib.sha256(json_text(spec).encode()).hexdigest()[:8]
-    name = f"{_SPECS}/{spec.method}-{digest}.json"
-    write_json(run.path / name, spec)
-    return name
+def place(wanted: Wanted, fingerprint: str) -> str:
+    """Where in the run folder the spec of what is wanted stands once it is fitted to these weights."""
+    digest = hashlib.sha256(f"{fingerprint} {wanted!r}".encode()).hexdigest()[:8]
+    return f"{_SPECS}/{wanted.method}-{digest}.json"
 
 
 def _held(run: Run, read: Callable[[Path], T]) -> dict[str, T]:

@@ -39,14 +39,15 @@ def show() -> None:
     source = manifest.plan.model if manifest else headmap.meta.model
     pictures = shows_pictures(headmap)
     if chosen == _HERE:
-        wanted, spec = _wanted(run, headmap, manifest, source), None
+        wanted = _wanted(run, headmap, manifest, source)
+        spec = fitting.show(run, manifest, wanted) if manifest else None
         file = f"{wanted.method}.json" if wanted else "vhr.json"
-        if manifest and wanted:
-            fitting.show(run, manifest, wanted)
+        if spec and wanted and manifest:
+            file = str(run.path / held.place(wanted, manifest.plan.fingerprint))
     else:
         wanted, spec = None, _at_strength(specs[chosen])
         file = str(run.path / chosen) if spec == specs[chosen] else ""
-    trying.show(run, manifest, spec, wanted, file, pictures=pictures)
+    trying.show(run, manifest, spec, None if spec else wanted, file, pictures=pictures)
     evaluations.show(run, headmap, _command(source, wanted, file, pictures))
     causes.show(run, headmap)
 

@@ -1,4 +1,4 @@
-"""What needs the model itself: texts and questions typed on a page, and interventions fitted for one."""
+"""What needs the model itself while one waits: texts and questions typed on a page."""
 
 from __future__ import annotations
 
@@ -152,25 +152,24 @@ def pace(source: str, fingerprint: str, tokens: int) -> float:
         return time.perf_counter() - began
 
 
-def fitted(source: str, fingerprint: str, wanted: Wanted) -> tuple[Spec, float]:
-    """The spec of what was asked for, and the seconds that fitting it took; kept for the last few."""
-    found = _fitted(source, fingerprint, repr(wanted), wanted)
-    st.session_state["loaded"] = source
-    return found
+def fitted(source: str, fingerprint: str, wanted: Wanted) -> Spec:
+    """The spec of what was asked for, where fitting takes next to nothing; kept for the last few."""
+    return _fitted(source, fingerprint, repr(wanted), wanted)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _fitted(source: str, fingerprint: str, key: str, _wanted: Wanted) -> tuple[Spec, float]:
+def _fitted(source: str, fingerprint: str, key: str, _wanted: Wanted) -> Spec:
     found = model(source, fingerprint)
     with alone():
-        began = time.perf_counter()
-        return _wanted.fit(found), time.perf_counter() - began
+        return _wanted.fit(found)
 
 
 def answered(source: str, fingerprint: str, spec: Spec, question: Question) -> BeforeAfter:
     """What the model says without and with a spec; kept for the last few."""
     shown = [picture.digest for picture in question.pictures]
-    return _answered(source, fingerprint, json_text(spec), question.text, str(shown), spec, question)
+    found = _answered(source, fingerprint, json_text(spec), question.text, str(shown), spec, question)
+    st.session_state["loaded"] = source
+    return found
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

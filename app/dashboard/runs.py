@@ -8,7 +8,7 @@ from markupsafe import Markup
 from headscope.app.cli_scan import slug
 from headscope.app.dashboard import imports, jobs, look, shelf, store
 from headscope.app.dashboard.address import asked, put
-from headscope.app.dashboard.jobs import Job
+from headscope.app.dashboard.jobs import Scan
 from headscope.app.dashboard.look import plain
 from headscope.app.dashboard.shelf import Run
 from headscope.probes import HeadscopeError
@@ -41,12 +41,12 @@ def _filtered() -> None:
 
 
 def _list(words: str) -> None:
-    running = any(run.status == "running" for run in shelf.shelf(store.root()))
-    st.fragment(_table, run_every=1.0 if running else None)(words)
+    busy = any(run.busy for run in shelf.shelf(store.root()))
+    st.fragment(_table, run_every=1.0 if busy else None)(words)
 
 
 def _table(words: str) -> None:
-    """Drawn again every second while a scan runs."""
+    """Drawn again every second while a scan or a fit runs."""
     runs = shelf.shelf(store.root())
     matching = [run for run in runs if _matches(run, words)]
     if not runs:
@@ -63,10 +63,11 @@ def _table(words: str) -> None:
     if len(shown) < len(matching) and st.button(f"Show more ({len(matching) - len(shown)} left)"):
         st.session_state["pages"] = int(st.session_state.get("pages", 1)) + 1
         st.rerun()
-    if st.session_state.get("was running") and not any(run.status == "running" for run in runs):
-        st.session_state["was running"] = False
-        st.rerun()  # the last scan has ended: stop drawing every second
-    st.session_state["was running"] = any(run.status == "running" for run in runs)
+    busy = any(run.busy for run in runs)
+    if st.session_state.get("was busy") and not busy:
+        st.session_state["was busy"] = False
+        st.rerun()  # the last job has ended: stop drawing every second
+    st.session_state["was busy"] = busy
 
 
 def _matches(run: Run, words: str) -> bool:
@@ -103,22 +104,25 @@ def _progress(run: Run) -> None:
     """The date of what is done, how far the rest is, and the error of what is neither."""
     if run.status == "done":
         _cell("", run.date.replace("T", " ").replace("+00:00", " UTC"))
+        if run.fitting:
+            label = f"Fitting {plain(run.fitting)}"
+            st.page_link("screens/interventions.py", label=label, query_params={"run": run.name})
         return
     count = f"{run.done} of {run.total} prompts" if run.total else ""
     scoring = run.total and run.done == run.total and run.status == "running"
     left = run.note.rsplit(", ", 1)[-1].rstrip(".") if " left" in run.note else ""
     note = left if run.note.startswith("Scan:") else run.note
     words = " · ".join(w for w in (count, "scoring" if scoring else note) if w)
-    look.html(look.part("progress", words=words, done=run.done, total=run.total))
+    look.html(look.part("progress", words=words, what="prompts observed", done=run.done, total=run.total))
 
 
 def _actions(run: Run) -> None:
     if run.status == "running" and st.button("Stop", key=f"stop-{run.name}", help="It can go on later."):
-        jobs.stop(run.path)
+        jobs.stop(run.path, Scan)
         st.rerun()
-    ours = run.status in ("unfinished", "failed") and (run.path / jobs.FILE).is_file()
+    ours = run.status in ("unfinished", "failed") and (run.path / Scan.FILE).is_file()
     if ours and st.button("Go on", key=f"again-{run.name}", help="The same scan, from what it has observed."):
-        jobs.start(store.root(), run.name, jobs.read(run.path))
+        jobs.scan(store.root(), run.name, jobs.read(run.path, Scan))
         st.rerun()
 
 
@@ -141,8 +145,8 @@ def _start(model: str, preset: str, context: int, name: str) -> None:
     try:
         if not model:
             raise HeadscopeError("Model is empty; smollm2 is the one that comes along.")
-        job = Job(model=model, preset=preset, context=context)
-        jobs.start(store.root(), name or f"{slug(model)}-{preset}", job)
+        job = Scan(model=model, preset=preset, context=context)
+        jobs.scan(store.root(), name or f"{slug(model)}-{preset}", job)
     except HeadscopeError as error:
         look.error(str(error))
         return

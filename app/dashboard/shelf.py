@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from headscope.app.dashboard import jobs
+from headscope.app.dashboard.jobs import Fit, Scan
 from headscope.probes import BadFile, HeadscopeError, unknown
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Run:
         date: when it was finished, or begun. ISO 8601
         done, total: prompts observed and planned; 0 where there is no scan.
         note: the error, or what the scan said last.
+        fitting: the method that is being fitted to its model.
     """
 
     name: str
@@ -46,6 +48,12 @@ class Run:
     done: int = 0
     total: int = 0
     note: str = ""
+    fitting: str = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether something works on it."""
+        return self.status == "running" or bool(self.fitting)
 
     @property
     def readable(self) -> bool:
@@ -92,7 +100,7 @@ def _entries(root: Path) -> Iterator[Path]:
     except OSError as error:
         raise HeadscopeError(f"The runs folder {str(root)!r} cannot be read: {error.strerror}.") from error
     for path in (root / name for name in names if not name.startswith(".")):
-        own = ("manifest.json", "headmap.parquet", jobs.FILE)
+        own = ("manifest.json", "headmap.parquet", jobs.Scan.FILE)
         is_map = path.suffix == ".parquet" and not path.is_dir()
         if is_map or path.is_symlink() or any(os.path.lexists(path / name) for name in own):
             yield path
@@ -151,6 +159,7 @@ def _described(run: Run, meta: MapMeta) -> Run:
     return Run(
         run.name, run.path, run.status, meta.model, meta.preset, meta.context,
         f"{g.layers} × {g.heads}", run.date or _date(run.path),
+        fitting=jobs.read(run.path, Fit).method if jobs.alive(run.path, Fit) else "",
     )  # fmt: skip
 
 
@@ -162,20 +171,20 @@ def _date(path: Path) -> str:
 
 def _waiting(path: Path) -> Run:
     """A scan that has not written its manifest: it is loading the model, or it never got so far."""
-    job = jobs.read(path)
-    alive = jobs.alive(path)
+    job = jobs.read(path, Scan)
+    alive = jobs.alive(path, Scan)
     return Run(
         path.name, path, "running" if alive else "failed", job.model, job.preset, job.context,
-        date=job.started, note="loading the model" if alive else jobs.last_words(path),
+        date=job.started, note="loading the model" if alive else jobs.last_words(path, Scan),
     )  # fmt: skip
 
 
 def _going(path: Path, manifest: Manifest) -> Run:
-    plan, alive = manifest.plan, jobs.alive(path)
+    plan, alive = manifest.plan, jobs.alive(path, Scan)
     parts = path / "parts"
     there = {part.name for part in parts.iterdir()} if parts.is_dir() else set()
     done = sum(f"{key}.safetensors" in there for key in plan.parts)
-    words = jobs.last_words(path)
+    words = jobs.last_words(path, Scan)
     failed = bool(words) and not alive and not words.startswith("Scan:")
     return Run(
         path.name, path, "running" if alive else "failed" if failed else "unfinished", plan.model,

@@ -34,7 +34,7 @@ def show(
     Args:
         run: whose prompts and pictures there are to choose from.
         manifest: which model to load; None where that is not known.
-        spec: one that is held; else what `wanted` asks for is fitted.
+        spec: one that is held; else what `wanted` asks for is fitted, where that is quick.
         wanted: None where there is a spec, or where the form asks for nothing that can be had.
         file: where the spec is, or will be; empty for one that is in no file.
         pictures: whether the model is shown any.
@@ -51,11 +51,14 @@ def show(
         return
     if question is None or not (spec or wanted):
         return
+    if wanted and not _quick(wanted):
+        look.note(f"Fit it first: that takes more than {_QUICK} passes, so it is not done in passing.")
+        return
     source = manifest.plan.model
     asked = (spec or wanted, question)
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(f"Run {plain(source)} with and without it", key="try", type="primary")
-        again = _quick(wanted) and address.switch(
+        again = address.switch(
             "Again on every change", "again", help="Once it has run, controls act as they are moved."
         )
     if pressed or (again and "tried" in st.session_state):
@@ -65,7 +68,7 @@ def show(
         return
     try:
         with st.spinner("Running the model"):
-            used = spec or live.fitted(source, manifest.plan.fingerprint, wanted)[0]  # type: ignore[arg-type]
+            used = spec or live.fitted(source, manifest.plan.fingerprint, wanted)  # type: ignore[arg-type]
             found = live.answered(source, manifest.plan.fingerprint, used, question)
     except HeadscopeError as error:
         look.error(str(error))
@@ -75,9 +78,9 @@ def show(
         _command(source, file, question)
 
 
-def _quick(wanted: Wanted | None) -> bool:
+def _quick(wanted: Wanted) -> bool:
     """Whether fitting takes next to nothing, so that a control can act as it is moved."""
-    return wanted is None or cost_of(wanted).passes <= _QUICK
+    return cost_of(wanted).passes <= _QUICK
 
 
 def _answers(found: BeforeAfter) -> None:

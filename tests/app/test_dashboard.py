@@ -163,12 +163,12 @@ def test_serve_refuses_what_it_cannot_serve(tmp_path: Path, run: Path) -> None:
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 81])
 def test_a_scan_is_written_to_a_plain_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(HeadscopeError, match="a run's name has letters"):
-        jobs.start(tmp_path, name, jobs.Job(model="smollm2"))
+        jobs.scan(tmp_path, name, jobs.Scan(model="smollm2"))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_name_is_never_an_option() -> None:
-    command = jobs.Job(model="--out=/tmp/x", context=512).command(Path("runs/a"))
+    command = jobs.Scan(model="--out=/tmp/x", context=512).command(Path("runs/a"))
     assert command[:4] == [sys.executable, "-m", "headscope.app", "scan"]
     assert command[-2:] == ["--", "--out=/tmp/x"] and "512" in command
 
@@ -177,13 +177,13 @@ def test_a_scan_that_fails_is_listed_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub = [sys.executable, "-c", "import time; print('one'); time.sleep(0.3); exit('There is no model.')"]
-    monkeypatch.setattr(jobs.Job, "command", lambda self, folder: stub)
-    jobs.start(tmp_path, "wrong", jobs.Job(model="no-such-model", preset="quick"))
+    monkeypatch.setattr(jobs.Scan, "command", lambda self, folder: stub)
+    jobs.scan(tmp_path, "wrong", jobs.Scan(model="no-such-model", preset="quick"))
     assert shelf.find(tmp_path, "wrong").status == "running"
     with pytest.raises(HeadscopeError, match="is running already"):
-        jobs.start(tmp_path, "wrong", jobs.Job(model="no-such-model"))
+        jobs.scan(tmp_path, "wrong", jobs.Scan(model="no-such-model"))
     deadline = time.monotonic() + 60
-    while jobs.alive(tmp_path / "wrong") and time.monotonic() < deadline:
+    while jobs.alive(tmp_path / "wrong", jobs.Scan) and time.monotonic() < deadline:
         time.sleep(0.05)
     found = shelf.find(tmp_path, "wrong")
     assert (found.status, found.model, found.preset) == ("failed", "no-such-model", "quick")
@@ -191,8 +191,8 @@ def test_a_scan_that_fails_is_listed_with_its_last_words(
 
 
 def test_a_process_of_another_birth_is_not_the_scan(tmp_path: Path) -> None:
-    job = jobs.Job(pid=os.getpid(), born=1.0, model="smollm2")
-    (tmp_path / jobs.FILE).write_text(job.model_dump_json())
-    assert not jobs.alive(tmp_path)
-    (tmp_path / jobs.FILE).write_text(json.dumps({"pid": "x"}))
-    assert not jobs.alive(tmp_path)
+    job = jobs.Scan(pid=os.getpid(), born=1.0, model="smollm2")
+    (tmp_path / job.FILE).write_text(job.model_dump_json())
+    assert not jobs.alive(tmp_path, jobs.Scan)
+    (tmp_path / job.FILE).write_text(json.dumps({"pid": "x"}))
+    assert not jobs.alive(tmp_path, jobs.Scan)

@@ -263,23 +263,25 @@ def test_a_picture_is_asked_about_without_and_with_an_intervention(
     visit.well()
 
 
-def test_a_fitted_spec_is_downloaded_and_kept(
+def test_a_fit_survives_a_reload_and_its_spec_is_downloaded_and_kept(
     browser: Browser, server: str, seeing: str, runs: Path, tmp_path: Path
 ) -> None:
     visit = Visit(browser, server, f"/interventions?run={seeing}&method=zero&heads=L1H2&kept=0.5")
     page = visit.page
     page.get_by_role("button", name="Fit it to shapes").click()
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.reload()
+    expect(page.locator(".stApp")).to_contain_text("Fitting zero")
+    expect(page.get_by_role("button", name="Download the spec")).to_be_visible(timeout=60_000)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download the spec").click()
     download.value.save_as(tmp_path / "spec.json")
     spec = Spec.open(tmp_path / "spec.json")
     assert spec == fit(load("shapes"), "zero", heads=["L1H2"], strength=0.5, source=spec.source)
-    page.get_by_role("button", name="Keep it in the run").click()
-    expect(page.locator(".hs-note").first).to_contain_text("zero on L1H2; strength 0.5, all rows.")
     kept = list((runs / seeing / "interventions").iterdir())
-    assert [Spec.open(path) for path in kept] == [spec] and kept[0].name in page.url
-    page.go_back()
-    expect(page.get_by_role("textbox", name="Heads to act on")).to_have_value("L1H2")
+    assert [Spec.open(path) for path in kept] == [spec]
+    page.goto(f"{server}/interventions?run={seeing}&spec=interventions/{kept[0].name}")
+    expect(page.locator(".hs-note").first).to_contain_text("zero on L1H2; strength 0.5, all rows.")
     visit.well()
 
 

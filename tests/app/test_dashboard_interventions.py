@@ -6,6 +6,8 @@ import io
 import json
 import shlex
 import struct
+import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +22,24 @@ from typer.testing import CliRunner
 from headscope.app import evaluated
 from headscope.app.beforeafter import before_after
 from headscope.app.cli import app
-from headscope.app.dashboard import held, pictured, shelf, trying
+from headscope.app.dashboard import held, jobs, pictured, trying
 from headscope.app.fitcost import cost_of
 from headscope.app.methodoptions import checked, chooses_heads, options_of
 from headscope.app.wanted import Learning, Wanted
-from headscope.probes import INTERVENTIONS, BadFile, HeadId, HeadscopeError, Picture, Spec, fit, load
+from headscope.heads import HeadMap, Manifest
+from headscope.heads.run import Plan
+from headscope.heads.storage import write_json
+from headscope.probes import (
+    INTERVENTIONS,
+    BadFile,
+    HeadId,
+    HeadscopeError,
+    Picture,
+    Recipe,
+    Spec,
+    fit,
+    load,
+)
 
 Open = Callable[..., AppTest]
 
@@ -121,12 +136,122 @@ def test_the_form_fits_what_its_command_line_fits(tmp_path: Path, runs: Path) ->
         assert wanted.fit(shapes) == _fitted_by_command(wanted, "shapes", tmp_path)
 
 
-def test_a_kept_spec_is_shown_by_its_address(page: Open, runs: Path) -> None:
-    shapes = load("shapes")
-    spec = fit(shapes, "vhr", positions="generated")
-    name = held.keep(shelf.find(runs, "tiny"), spec)
-    assert Spec.open(runs / "tiny" / name) == spec and name == held.keep(shelf.find(runs, "tiny"), spec)
-    assert "vhr on L" in text(page("interventions", run="tiny", spec=name))
+# Fitting, in a process of its own
+
+
+@pytest.fixture
+def known(runs: Path) -> Path:
+    """The run folder with a manifest, so that it is known which model to load."""
+    plan = Plan(
+        model="--help", fingerprint="1234", geometry=HeadMap.open(runs / "tiny").meta.geometry,
+        dtype="float32", preset="quick", context=256, seed=0, recipe=Recipe(), haystack="", parts=(),
+    )  # fmt: skip
+    write_json(runs / "tiny" / "manifest.json", Manifest(plan=plan, status="done", started="2026"))
+    return runs / "tiny"
+
+
+ACT = Wanted("act", None, 0.4, "all", (), Learning("choice"))
+
+
+def _stub(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    command = [sys.executable, "-c", f"import sys, time\n{code}"]
+    monkeypatch.setattr(jobs.Fit, "command", lambda self, folder: [*command, str(folder / self.spec)])
+
+
+def _over(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while jobs.alive(folder, jobs.Fit) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _words(folder: Path, words: str) -> None:
+    deadline = time.monotonic() + 60
+    while jobs.last_words(folder, jobs.Fit) != words and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_a_fit_runs_by_itself_is_watched_and_its_spec_appears(
+    page: Open, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = fit(load("shapes"), "vhr").model_copy(update={"method": "act", "fingerprint": "1234"})
+    (known.parent / "spec").write_text(spec.model_dump_json())
+    _stub(monkeypatch, "print('7 of 20 passes at most.', flush=True); time.sleep(90)")
+    at = page("interventions", run="tiny", method="act", task="choice", kept="0.4")
+    assert "Fit it first" in text(at) and "Fitting act" not in text(at)
+    at.button(key="fit").click().run()
+    _words(known, "7 of 20 passes at most.")
+    for address in ({"method": "act"}, {"method": "zero"}):  # another page, and another form
+        other = page("interventions", run="tiny", **address)
+        assert "Fitting act · 7 of at most 20 passes" in text(other) and "Fit it to" not in text(other)
+    assert "Fitting act" in text(page("runs"))
+    with pytest.raises(HeadscopeError, match="The fit of 'tiny' is running already"):
+        jobs.start(known, jobs.read(known, jobs.Fit))
+    other.button(key="stop-fit").click().run()
+    _over(known)
+    at.run()
+    assert not (known / "fit.json").exists() and 'class="hs-error"' not in text(at)
+
+    _stub(monkeypatch, "import shutil, pathlib; pathlib.Path(sys.argv[1]).parent.mkdir(exist_ok=True)\n"
+          f"shutil.copy({str(known.parent / 'spec')!r}, sys.argv[1])")  # fmt: skip
+    at.button(key="fit").click().run()
+    _over(known)
+    shown = text(page("interventions", run="tiny", method="act", task="choice", kept="0.4"))
+    name = held.place(ACT, "1234")
+    assert "act on L" in shown and f"Kept in the run as {name}" in shown and "Fit it to" not in shown
+    assert "Fit it first" not in shown and "made here" in shown
+    assert "act on L" in text(page("interventions", run="tiny", spec=name))
+    assert "Fit it to" in text(page("interventions", run="tiny", method="act", task="choice", kept="0.5"))
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("print('7 of 20 passes at most.'); exit('There is no model.')", "There is no model."),
+        ("print('7 of 20 passes at most.'); exit(1)", "Fitting act was ended before it was done."),
+        ("exit(1)", "Fitting act was ended before it was done."),
+    ],
+    ids=["error", "killed", "silent"],
+)
+def test_a_fit_that_fails_is_one_sentence_and_can_be_tried_again(
+    page: Open, known: Path, monkeypatch: pytest.MonkeyPatch, code: str, sentence: str
+) -> None:
+    _stub(monkeypatch, code)
+    address = {"run": "tiny", "method": "act", "task": "choice", "kept": "0.4"}
+    page("interventions", **address).button(key="fit").click().run()
+    _over(known)
+    at = page("interventions", **address)
+    errors = [m.proto.body for m in at.get("html") if 'class="hs-error"' in m.proto.body]
+    assert len(errors) == 1 and sentence in errors[0] and at.button(key="fit").label
+    assert 'class="hs-error"' not in text(page("interventions", **address | {"kept": "0.5"}))
+
+
+def test_a_fit_in_a_folder_that_cannot_be_written_is_one_sentence(
+    page: Open, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (known / "fit.log").mkdir()
+    at = page("interventions", run="tiny", method="zero").button(key="fit").click().run()
+    assert "cannot be written: Is a directory." in text(at) and not at.exception
+
+
+def test_a_fit_is_what_the_form_says_and_its_model_no_option(tmp_path: Path) -> None:
+    job = jobs.Fit(model="--help", method="act", options=tuple(ACT.options()), spec="a.json")
+    words = job.command(tmp_path)
+    assert words[:4] == [sys.executable, "-m", "headscope.app", "intervene"]
+    assert words[-3:] == ["--", "act", "--help"]
+    wanted = Wanted("vhr", None, 3.0, "generated", (("share", 0.25),), Learning("scenes"))
+    job = jobs.Fit(model="shapes", method="vhr", options=tuple(wanted.options()), spec="in/vhr.json")
+    done = CliRunner().invoke(app, job.command(tmp_path)[3:])
+    assert done.exit_code == 0, done.output
+    assert Spec.open(tmp_path / "in" / "vhr.json") == wanted.fit(load("shapes"))
+
+
+def test_passes_are_counted_up_to_their_bound() -> None:
+    words = shlex.split("intervene var shapes --task scenes --length 48 --learn 4 --prompts 0")
+    done = CliRunner().invoke(app, words)
+    cost = cost_of(Wanted("var", None, learning=Learning("scenes", 48, 4)))
+    assert done.exit_code == 0 and f" of {cost.passes} passes at most." in done.stderr
+    refused = CliRunner().invoke(app, [*words[:-1], "1"])
+    assert refused.exit_code == 2 and "--prompts is 1; it has to be at least 2" in refused.stderr
 
 
 # Pictures
