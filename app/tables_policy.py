@@ -55,13 +55,15 @@ def print_certificate(console: Console, policy: Policy) -> None:
     """What was measured, every number with its interval."""
     found = policy.certificate
     assert found is not None
-    quality = plain_table("Right answers", "task", "tokens", "full", "policy", "kept of full's", "difference")
+    quality = plain_table(
+        "Right answers", "task", "tokens", "depth", "full", "policy", "kept of full's", "difference"
+    )
     for q in found.tasks:
-        if q.depth is None:
-            where = "all" if q.length is None else f"{q.length:,}"
-            kept = interval(q.kept, "%") if q.kept else "–"
-            cells = interval(q.full, "%"), interval(q.policy, "%"), kept, interval(q.difference, "%")
-            quality.add_row(*map(Text, (q.task, where, *cells)))
+        where = "all" if q.length is None else f"{q.length:,}"
+        depth = "all" if q.depth is None else f"{q.depth:.0%} … {q.depth + 0.25:.0%}"
+        kept = interval(q.kept, "%") if q.kept else "–"
+        cells = interval(q.full, "%"), interval(q.policy, "%"), kept, interval(q.difference, "%")
+        quality.add_row(*map(Text, (q.task, where, depth, *cells)))
     console.print(quality)
     if found.text:
         text = plain_table(

@@ -28,7 +28,8 @@ class TaskQuality(BaseModel):
     Attributes:
         task: its name.
         length: prompt length in tokens; None over all lengths.
-        depth: where the fact stands, 0 ... 1; None over all depths.
+        depth: the quarter of the text in which the fact stands, by where it begins (0, 0.25, 0.5 or
+            0.75); None over all depths.
         full, policy: share of prompts answered right, exact intervals.
         kept: of the prompts that full attention answers right, the share the policy also does.
         difference: policy - full over the same prompts, in accuracy.

@@ -112,14 +112,14 @@ def _prompts(model: Model, task: str, check: Check, count: int, haystack: str | 
 def _qualities(
     task: str, prompts: Sequence[Prompt], pairs: Sequence[tuple[Answer, Answer]]
 ) -> list[TaskQuality]:
-    """Over everything, then per length, then per length and depth where depths are few."""
+    """Over everything, then per length, then per length and quarter of the text."""
     cells: dict[tuple[int | None, float | None], list[tuple[Answer, Answer]]] = {(None, None): []}
     for prompt, pair in zip(prompts, pairs, strict=True):
-        at, depth = int(prompt.meta["length"]), prompt.meta.get("depth")
+        at, depth = int(prompt.meta["length"]), _quarter(prompt.meta.get("depth"))
         for cell in dict.fromkeys([(None, None), (at, None), (at, depth)]):
             cells.setdefault(cell, []).append(pair)
     found = []
-    for (length, depth), answers in cells.items():
+    for (length, depth), answers in sorted(cells.items(), key=_overall_first):
         full, cut = ([x.right for x in side] for side in zip(*answers, strict=True))
         kept = [b for a, b in zip(full, cut, strict=True) if a]
         found.append(
@@ -129,6 +129,16 @@ def _qualities(
             )
         )  # fmt: skip
     return found
+
+
+def _quarter(depth: float | None) -> float | None:
+    """Where its quarter of the text begins; every prompt has a depth of its own."""
+    return None if depth is None else min(int(4 * depth), 3) / 4
+
+
+def _overall_first(cell: tuple[tuple[int | None, float | None], object]) -> tuple[int, float]:
+    length, depth = cell[0]
+    return length or 0, -1 if depth is None else depth
 
 
 def _text(

@@ -74,8 +74,9 @@ def cross_ablation(
 
     Returns:
         A row for each circuit and task: `circuit`, `task`, `left` and `left_se` (share of the task's
-        log-odds that is left, of a ratio of means), `random` (the same without as many random heads of
-        the same layers, mean of 3 draws).
+        log-odds that is left, of a ratio of means), `random` and `random_sd` (the same without as many
+        random heads of the same layers, mean and standard deviation of 3 draws; NaN where a layer has
+        fewer other heads than the circuit takes of it).
     """
     rows = []
     rng = np.random.default_rng(seed)
@@ -86,9 +87,10 @@ def cross_ablation(
             own, *others = (
                 _left(model, circuit, heads, pairs, ablation) for heads in (chosen, *drawn) if heads
             )
+            left = [x for x, _ in others] or [float("nan")] * _DRAWS
             rows.append(
                 {"circuit": circuit.task, "task": task, "left": own[0], "left_se": own[1],
-                 "random": float(np.mean([x for x, _ in others])) if others else float("nan")}
+                 "random": float(np.mean(left)), "random_sd": float(np.std(left, ddof=1))}
             )  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -50,6 +50,7 @@ def test_without_its_circuit_the_task_is_gone_and_without_others_it_stays() -> N
     row = cross_ablation(model, [circuit], tests, top, ablation="zero").iloc[0]
     assert abs(row["left"]) < 0.05
     assert row["random"] == pytest.approx(1, abs=0.05)
+    assert 0 <= row["random_sd"] < 0.05
 
 
 def test_the_error_of_what_is_left_is_that_of_its_ratio() -> None:

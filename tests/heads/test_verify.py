@@ -48,11 +48,12 @@ def policy(model: Model, ratio: float) -> Policy:
 
 @pytest.mark.model
 def test_a_certificate_of_full_attention_says_nothing_is_lost(smollm2: Model) -> None:
-    check = Check(tasks=("needle",), lengths=(LENGTH,), per_length=3, texts=2, costs=(), seed=1)
+    check = Check(tasks=("needle",), lengths=(LENGTH,), per_length=5, texts=2, costs=(), seed=1)
     found = verify(smollm2, policy(smollm2, 1.0), check).certificate
     assert found is not None
-    assert [(q.length, q.depth) for q in found.tasks] == [
-        (None, None), (LENGTH, None), (LENGTH, 0.0), (LENGTH, 0.5), (LENGTH, 1.0),
+    assert [(q.length, q.depth, q.full.count) for q in found.tasks] == [
+        (None, None, 5), (LENGTH, None, 5),
+        (LENGTH, 0.0, 1), (LENGTH, 0.25, 1), (LENGTH, 0.5, 1), (LENGTH, 0.75, 2),
     ]  # fmt: skip
     assert all(q.difference.value == 0 and q.full == q.policy for q in found.tasks)
     assert found.tasks[0].difference.low < 0 < found.tasks[0].difference.high
