@@ -21,8 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from headscope.heads import intervals
 from headscope.heads.headmap import ColumnInfo, HeadMap
 from headscope.heads.prove import Trial, answered
-from headscope.heads.run import versions
-from headscope.heads.scan import text_hash
+from headscope.heads.run import text_hash, versions
 from headscope.heads.storage import read_table, write_table
 from headscope.probes import (
     TASKS,
@@ -30,7 +29,6 @@ from headscope.probes import (
     HeadId,
     Model,
     Prompt,
-    Refused,
     Spec,
     each_head,
     each_head_estimate,
@@ -131,7 +129,7 @@ class Ablations:
         if not (folder / FILE).exists():
             return None
         found, headmap = cls.open(folder), HeadMap.open(folder)
-        wanted = headmap.meta.fingerprint, removal, text_hash(haystack) if haystack else ""
+        wanted = headmap.meta.fingerprint, removal, text_hash(haystack)
         mine = found.meta.fingerprint, found.meta.removal, found.meta.haystack
         return found if mine == wanted and set(_ADDED) <= set(headmap.frame) else None
 
@@ -163,18 +161,14 @@ def ablate_each(
     """
     folder, removal = Path(run), removal or Removal()
     headmap = HeadMap.open(folder)
-    if headmap.meta.fingerprint != model.fingerprint:
-        raise Refused(
-            f"{str(folder)!r} is a run of {headmap.meta.model!r} with weights {headmap.meta.fingerprint}, "
-            f"and {model.name!r} has other weights ({model.fingerprint})."
-        )
+    headmap.check(model)
     g = model.geometry
     every = [HeadId(a, b) for a in range(g.layers) for b in range(g.heads)]
     spec = fit(model, removal.method, heads=every, seed=removal.seed + _UNSEEN)
     tables, total = [], 2 * removal.estimates + removal.prompts + removal.texts
     meta = AblationsMeta(
         model=model.name, fingerprint=model.fingerprint, removal=removal,
-        haystack=text_hash(haystack) if haystack else "", versions=versions(),
+        haystack=text_hash(haystack), versions=versions(),
     )  # fmt: skip
     for kind, prompts in _work(model, removal, haystack):
         for i, prompt in enumerate(prompts):

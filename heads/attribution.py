@@ -28,7 +28,6 @@ from headscope.probes import (
     HeadscopeError,
     Model,
     Prompt,
-    Refused,
     attach,
     over_prompts,
 )
@@ -79,11 +78,7 @@ def attribute(
     """
     folder = Path(run)
     headmap = HeadMap.open(folder)
-    if headmap.meta.fingerprint != model.fingerprint:
-        raise Refused(
-            f"{str(folder)!r} is a run of {headmap.meta.model!r} with weights {headmap.meta.fingerprint}, "
-            f"and {model.name!r} has other weights ({model.fingerprint})."
-        )
+    headmap.check(model)
     if min(lengths) <= window.keys:
         raise HeadscopeError(
             f"length is {min(lengths)} tokens, but sink + recent cover {window.keys}: nothing would be lost."

@@ -6,14 +6,13 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import torch
 
 from headscope.heads.certificate import Certificate, Cost, TaskQuality, TextQuality
 from headscope.heads.policy import Policy
 from headscope.heads.quality import Answer, answer, mean, paired, share, text_loss
-from headscope.heads.run import versions
+from headscope.heads.run import utc_now, versions
 from headscope.heads.serving import kv_bytes, serving
 from headscope.probes import TASKS, HeadscopeError, Model, Prompt
 
@@ -94,7 +93,7 @@ def verify(
     text = [q for n in check.lengths if (q := _text(model, policy, windows, n, check.seed, tick))]
     cost = [_cost(model, policy, n, check, tick) for n in check.costs]
     certificate = Certificate(
-        made=datetime.now(UTC).isoformat(timespec="seconds"), device=_device(model),
+        made=utc_now(), device=_device(model),
         dtype=str(model.hf.dtype).removeprefix("torch."), versions=versions(), seed=check.seed,
         tasks=tuple(tasks), text=tuple(text), cost=tuple(cost),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headscope.heads.headmap import ColumnInfo, HeadMap, MapMeta
-from headscope.heads.run import differences, versions
+from headscope.heads.run import Journal, differences, versions
 from headscope.heads.storage import read_table, write_table
 from headscope.probes import (
     BadFile,
@@ -98,7 +98,7 @@ class GatePlan(GateSettings):
     haystack: str
 
 
-class GateManifest(BaseModel):
+class GateManifest(Journal[GatePlan]):
     """`manifest.json` of a training of gates.
 
     Attributes:
@@ -111,16 +111,7 @@ class GateManifest(BaseModel):
         versions: versions of the libraries.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     kind: Literal["gates"] = "gates"
-    plan: GatePlan
-    status: Literal["running", "done"] = "running"
-    started: str
-    finished: str = ""
-    seconds: float = 0.0
-    device: str = ""
-    versions: dict[str, str] = {}
 
 
 class GateFolder:

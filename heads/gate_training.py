@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -22,6 +18,7 @@ from torch import Tensor
 from headscope.heads.gate_run import GateFolder, GatePlan, GateSettings, gate_map
 from headscope.heads.gates import distil
 from headscope.heads.headmap import HeadMap
+from headscope.heads.run import text_hash, utc_now, working_folder
 from headscope.probes import TASKS, HeadscopeError, Model, Prompt, Task, write_json
 
 SAVE_EVERY = 10  # steps that a sudden end may cost
@@ -93,7 +90,7 @@ def train_gates(
     plan = GatePlan(
         **settings.model_dump(), model=model.name, fingerprint=model.fingerprint, geometry=model.geometry,
         dtype=str(model.hf.dtype).removeprefix("torch."), task=maker.name,
-        haystack=hashlib.sha256(haystack.encode()).hexdigest()[:16] if haystack else "",
+        haystack=text_hash(haystack),
     )  # fmt: skip
 
     def prompt_of(step: int) -> Prompt:
@@ -104,24 +101,15 @@ def train_gates(
             0
         ]
 
-    with _folder(out) as path:
+    with working_folder(out) as path:
         folder = GateFolder(path)
-        manifest = folder.begin(plan, _now(), str(model.device))
+        manifest = folder.begin(plan, utc_now(), str(model.device))
         gates, manifest.seconds = _descend(model, plan, folder, prompt_of, progress)
         headmap = gate_map(plan, gates, manifest.versions)
         headmap.save(folder.headmap)
-        manifest.status, manifest.finished = "done", manifest.finished or _now()
+        manifest.finish()
         write_json(folder.manifest, manifest)
     return HeadMap(headmap.frame, headmap.meta, Path(out) if out else None)
-
-
-@contextmanager
-def _folder(out: str | os.PathLike[str] | None) -> Iterator[Path]:
-    if out is not None:
-        yield Path(out)
-        return
-    with TemporaryDirectory(prefix="headscope-") as path:
-        yield Path(path)
 
 
 def _descend(
@@ -192,7 +180,3 @@ def _rate(plan: GatePlan, step: int) -> float:
     """The learning rate of a step: a tenth to the whole over the first fifth, and back over the last."""
     ramp = max(1, plan.steps // 5)
     return plan.learning_rate * min(1.0, 0.1 + 0.9 * min(step, plan.steps - 1 - step) / ramp)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -6,14 +6,17 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from headscope.heads.rules import Rule
 from headscope.heads.storage import check_columns, read_table, write_table
-from headscope.probes import BadFile, Geometry, unknown
+from headscope.probes import BadFile, Geometry, Refused, unknown
+
+if TYPE_CHECKING:
+    from headscope.probes import Model
 
 SCHEMA = 1
 Setting = str | int | float | bool | None
@@ -113,6 +116,19 @@ class HeadMap:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map to a `.parquet` file, whole or not at all."""
         write_table(Path(path), self.frame, self.meta)
+
+    def check(self, model: Model) -> None:
+        """Refuse any model but the one this is a map of.
+
+        Raises:
+            Refused: other weights, or an imported map, which does not know its own.
+        """
+        if self.meta.fingerprint != model.fingerprint:
+            which = f"The head map in {str(self.path)!r}" if self.path else "This head map"
+            raise Refused(
+                f"{which} is of {self.meta.model!r} with weights {self.meta.fingerprint or 'unknown'}, "
+                f"and {model.name!r} has other weights ({model.fingerprint})."
+            )
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the table."""

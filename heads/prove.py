@@ -26,7 +26,6 @@ from headscope.probes import (
     Model,
     Positions,
     Prompt,
-    Refused,
     Spec,
     Variant,
     answers,
@@ -97,11 +96,7 @@ def prove(
     """
     trial, folder = trial or Trial(), Path(run)
     headmap = HeadMap.open(folder)
-    if headmap.meta.fingerprint != model.fingerprint:
-        raise Refused(
-            f"{str(folder)!r} is a run of {headmap.meta.model!r} with weights {headmap.meta.fingerprint}, "
-            f"and {model.name!r} has other weights ({model.fingerprint})."
-        )
+    headmap.check(model)
     sets = head_sets(headmap, trial)
     total = trial.prompts + trial.head_prompts
     everything = fit(model, trial.method, heads=_all(model), seed=trial.seed + _UNSEEN)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,7 +45,28 @@ class Plan(BaseModel):
     parts: tuple[str, ...]
 
 
-class Manifest(BaseModel):
+P = TypeVar("P", bound=BaseModel)
+
+
+class Journal(BaseModel, Generic[P]):
+    """A plan, and how far it got: what the manifests of a scan and of a training share."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    plan: P
+    status: Literal["running", "done"] = "running"
+    started: str
+    finished: str = ""
+    seconds: float = 0.0
+    device: str = ""
+    versions: dict[str, str] = {}
+
+    def finish(self) -> None:
+        """Say that it is done; the first time that it was stays."""
+        self.status, self.finished = "done", self.finished or utc_now()
+
+
+class Manifest(Journal[Plan]):
     """`manifest.json`: the plan, and how far it got.
 
     Attributes:
@@ -50,16 +77,6 @@ class Manifest(BaseModel):
         device: what it ran on.
         versions: versions of the libraries.
     """
-
-    model_config = ConfigDict(extra="forbid")
-
-    plan: Plan
-    status: Literal["running", "done"] = "running"
-    started: str
-    finished: str = ""
-    seconds: float = 0.0
-    device: str = ""
-    versions: dict[str, str] = {}
 
 
 class RunFolder:
@@ -104,3 +121,23 @@ def differences(old: BaseModel, new: BaseModel) -> str:
     shown = [n for n in names if n not in ("geometry", "parts", "recipe")]
     parts = [f"{n} {getattr(old, n)!r}, not {getattr(new, n)!r}" for n in shown]
     return ", ".join(parts) or ", ".join(names)
+
+
+@contextmanager
+def working_folder(out: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The run folder asked for; without one, a temporary folder that goes when the block ends."""
+    if out is not None:
+        yield Path(out)
+        return
+    with TemporaryDirectory(prefix="headscope-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+def text_hash(text: str | None) -> str:
+    """Of any string, one with half surrogates included: 16 hexadecimal digits. Empty for no text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] if text else ""
+
+
+def utc_now() -> str:
+    """ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +16,7 @@ from headscope.heads.headmap import HeadMap, MapMeta
 from headscope.heads.parts import part_key, read_part, write_part
 from headscope.heads.presets import Preset
 from headscope.heads.presets import preset as preset_named
-from headscope.heads.run import Manifest, Plan, RunFolder
+from headscope.heads.run import Manifest, Plan, RunFolder, text_hash, utc_now, working_folder
 from headscope.heads.shards import Shards
 from headscope.heads.storage import write_json, write_table
 from headscope.probes import BadFile, HeadscopeError, Model, Observation, Prompt, observe
@@ -82,13 +77,15 @@ def scan(
     plan = Plan(
         model=model.name, fingerprint=model.fingerprint, geometry=model.geometry, dtype=dtype,
         preset=chosen.name, context=longest, seed=seed, recipe=recipe,
-        haystack=text_hash(haystack) if haystack else "",
+        haystack=text_hash(haystack),
         parts=tuple(part_key(model.fingerprint, dtype, recipe, p) for p in prompts),
     )  # fmt: skip
     shards = Shards()
-    with _folder(out, shards) as path:
+    if out is None and shards.count > 1:
+        raise HeadscopeError("Several processes need a run folder to share: give out=.")
+    with working_folder(out) as path:
         folder = RunFolder(path)
-        manifest = shards.first_then_all(lambda: folder.begin(plan, _now(), str(model.device)))
+        manifest = shards.first_then_all(lambda: folder.begin(plan, utc_now(), str(model.device)))
         spent = _observe_all(model, prompts, plan, folder, shards, progress)
         total = shards.sum(spent)
         if shards.first:
@@ -98,31 +95,12 @@ def scan(
     return HeadMap(headmap.frame, headmap.meta, Path(out) if out else None)
 
 
-def text_hash(text: str) -> str:
-    """Of any string, one with half surrogates included. 16 hexadecimal digits"""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def _context(model: Model, wanted: int, asked: bool) -> int:
     """The longest prompt; a preset bends to a short model, a user's wish does not."""
     limit = model.geometry.context or wanted
     if wanted > limit and asked:
         raise HeadscopeError(f"context is {wanted} tokens, but {model.name!r} was built for at most {limit}.")
     return min(wanted, limit)
-
-
-@contextmanager
-def _folder(out: str | os.PathLike[str] | None, shards: Shards) -> Iterator[Path]:
-    if out is not None:
-        yield Path(out)
-        return
-    if shards.count > 1:
-        raise HeadscopeError("Several processes need a run folder to share: give out=.")
-    path = Path(tempfile.mkdtemp(prefix="headscope-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _observe_all(
@@ -192,7 +170,7 @@ def _finish(model: Model, folder: RunFolder, manifest: Manifest, seconds: float)
     write_evidence(folder.evidence, seen, decode, plan.geometry.hidden)
     keep_added(HeadMap(frame, meta), folder.headmap).save(folder.headmap)
     manifest.seconds += seconds
-    manifest.status, manifest.finished = "done", manifest.finished or _now()
+    manifest.finish()
     write_json(folder.manifest, manifest)
 
 
@@ -210,7 +188,3 @@ def _accuracy(seen: Sequence[Observation]) -> dict[str, float]:
     asked = [o for o in seen if o.prompt.answer]
     names = dict.fromkeys(o.prompt.task for o in asked)
     return {n: sum(o.right for o in asked if o.prompt.task == n) / _counts(asked)[n] for n in names}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -17,7 +17,7 @@ from headscope.heads.quality import Answer, answer, share
 from headscope.heads.ranking import best_ranking
 from headscope.heads.run import versions
 from headscope.heads.sweeps import Sweep, SweepMeta
-from headscope.probes import TASKS, HeadscopeError, Model, Refused
+from headscope.probes import TASKS, HeadscopeError, Model
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,8 @@ def sweep(
         HeadscopeError: no prompt is answered right even with full attention.
     """
     grid = grid or Grid()
-    if headmap.meta.fingerprint not in ("", model.fingerprint):
-        raise Refused(
-            f"The map is of {headmap.meta.model!r} with weights {headmap.meta.fingerprint}, and "
-            f"{model.name!r} has other weights ({model.fingerprint})."
-        )
+    if headmap.meta.fingerprint:  # an imported map has none
+        headmap.check(model)
     arms = sweep_policies(headmap, grid)
     if model.tokenizer is None:
         raise HeadscopeError(f"{model.name!r} was loaded without a tokenizer, so it cannot read prompts.")
