@@ -30,19 +30,18 @@ def kept(policy: Policy) -> NDArray[np.bool_]:
     return np.array([[span is None for span in row] for row in policy.retain])
 
 
-def facts(policy: Policy, headmap: HeadMap | None, length: int, itemsize: int = 2) -> list[Fact]:
+def facts(policy: Policy, headmap: HeadMap | None, length: int) -> list[Fact]:
     """What it keeps and saves, and what that is estimated to cost.
 
     Args:
         policy: the policy.
         headmap: the map it was made of, for its errors; None where there is none.
-        length: tokens in the cache.
-        itemsize: bytes of a number there.
+        length: tokens in the cache, of 2 bytes a number.
     """
     full = kept(policy)
     found = [Fact("groups that keep everything", f"{full.sum()} of {full.size}", f"{full.mean():.1%}")]
     if policy.geometry.head_dim:
-        size = policy.kv_bytes(length, itemsize=itemsize)
+        size = policy.kv_bytes(length)
         share = policy.kv_share(length)
         found.append(
             Fact(

@@ -156,8 +156,9 @@ KINDS = {
 }
 
 
-def _kind_section(headmap: HeadMap, role: str = "active_dormant") -> KindSection | None:
+def _kind_section(headmap: HeadMap) -> KindSection | None:
     """What exists once per kind of text, for the heads in which sink mass differs most."""
+    role = "active_dormant"
     prefixes = [p for p in KINDS if any(c.startswith(p) for c in headmap.meta.columns)]
     if role not in headmap.roles or not prefixes:
         return None

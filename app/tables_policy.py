@@ -15,14 +15,16 @@ from headscope.app.tables import plain_table
 if TYPE_CHECKING:
     from headscope.heads import Measured, Policy, Sweep
 
+_LENGTHS = (4096, 32768, 131072)  # tokens at which the share of the KV bytes is told
 
-def describe(policy: Policy, lengths: tuple[int, ...] = (4096, 32768, 131072)) -> str:
+
+def describe(policy: Policy) -> str:
     """What a policy keeps, as a sentence or two."""
     g = policy.geometry
     groups = [span for row in policy.retain for span in row]
     full = sum(span is None for span in groups)
     windows = sorted({f"{s.sink} + {s.recent}" for s in groups if s is not None})
-    fitting = [n for n in lengths if n <= (g.context or n)] or [g.context]
+    fitting = [n for n in _LENGTHS if n <= (g.context or n)] or [g.context]
     shares = ", ".join(f"{policy.kv_share(n):.0%} at {n:,}" for n in fitting)
     kept = f"the others {' or '.join(windows)}" if windows else "none streams"
     return (

@@ -68,10 +68,10 @@ def answers(
     logprob = np.zeros(right.shape)
     for p, prompt in enumerate(prompts):
         ids, target = answer_tokens(model, prompt)
-        cache = prefill(model, prompt) if any(map(_late, variants)) else None
+        cache = prefill(model, prompt) if any(map(late, variants)) else None
         for v, variant in enumerate(variants):
             with applied(model, *variant, prompt=prompt.answer_rows[0] + 1):
-                if _late(variant):
+                if late(variant):
                     out = model.hf(input_ids=ids, past_key_values=resumed(cache), use_cache=True)
                     logits = out.logits[0].float()
                 else:
@@ -96,7 +96,7 @@ def losses(model: Model, texts: Sequence[Prompt], variants: Sequence[Variant]) -
     return found
 
 
-def _late(variant: Variant) -> bool:
+def late(variant: Variant) -> bool:
     """Whether the rows before the answer are those of the untouched model."""
     return all(s.positions == "generated" and not INTERVENTIONS[s.method].stateful for s in variant)
 

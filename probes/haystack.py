@@ -107,10 +107,6 @@ class Haystack:
         """Tokens in all."""
         return len(self._begin)
 
-    def tokens_from(self, start: int) -> int:
-        """Tokens between character `start` and the end."""
-        return len(self) - bisect_left(self._begin, start)
-
     def window(self, start: int, tokens: int) -> str:
         """The text from character `start` that holds at most about `tokens` tokens.
 

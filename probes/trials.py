@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from headscope.probes.apply import applied
+from headscope.probes.evaluate import Variant, late
 from headscope.probes.forward import Batch, batches, contrast_of
 from headscope.probes.prompts import Prompt
-from headscope.probes.spec import Spec
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
@@ -77,7 +77,7 @@ def trials(model: Model, prompts: Sequence[Prompt]) -> Trials:
 
 
 @torch.no_grad()
-def trials_under(model: Model, prompts: Sequence[Prompt], variants: Sequence[Sequence[Spec]]) -> list[Trials]:
+def trials_under(model: Model, prompts: Sequence[Prompt], variants: Sequence[Variant]) -> list[Trials]:
     """The same under interventions; `()` is the untouched model.
 
     Variants that act on generated rows only share one prefill of the prompts, and cost a single
@@ -90,18 +90,14 @@ def trials_under(model: Model, prompts: Sequence[Prompt], variants: Sequence[Seq
     found = [Trials.empty(len(prompts)) for _ in variants]
     for batch in batches(model, prompts, pictures=True):
         # Positions of a sequence with pictures are the model's own affair, so those go in one piece.
-        late = any(map(_late, variants)) and not batch.pixels
-        cached = _Cached(model, batch) if late else None
+        shares = not batch.pixels and any(variant and late(variant) for variant in variants)
+        cached = _Cached(model, batch) if shares else None
         for variant, into in zip(variants, found, strict=True):
             lengths = (batch.rows + 1).tolist()
             with applied(model, *variant, prompt=lengths) if variant else nullcontext():
-                logits = cached.logits() if cached and _late(variant) else batch.logits(model)
+                logits = cached.logits() if cached and variant and late(variant) else batch.logits(model)
             into.take(batch.index, batch.prompts, logits)
     return found
-
-
-def _late(variant: Sequence[Spec]) -> bool:
-    return bool(variant) and all(spec.positions == "generated" for spec in variant)
 
 
 class _Cached:

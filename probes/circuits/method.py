@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from headscope.probes.circuits.circuit import Cost, Edges, Node
 from headscope.probes.geometry import HeadId
@@ -38,6 +38,12 @@ class TowardsSettings(MethodSettings):
     """
 
     towards: Ablation = "counterfactual"
+
+
+class IntegratedSettings(TowardsSettings):
+    """Attributes: steps: gradients to average, at 1/m, 2/m ... 1 of the way to the clean prompt."""
+
+    steps: PositiveInt = 5
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,17 @@ def test_interventions_on_a_batch_are_those_on_its_prompts(any_model: Model, pos
     assert not np.allclose(untouched.p_right, changed.p_right, rtol=1e-3)
 
 
+def test_methods_that_watch_the_prompt_are_shown_it() -> None:
+    """ACT tallies what keys receive from the first token on, so it shares no prefill read without it."""
+    model = load(tiny("llama"))
+    spec = fit(model, "act", heads=[HeadId(1, 4)], positions="generated", alpha=0.5, min_queries=1)
+    untouched, found = trials_under(model, prompts(), [(), (spec,)])
+    for i, prompt in enumerate(prompts()):
+        p = alone(model, prompt, spec).double().softmax(-1)
+        assert found.p_right[i] == pytest.approx(float(p[5] + p[6]), rel=2e-3)
+    assert not np.allclose(untouched.p_right, found.p_right, rtol=1e-4)
+
+
 def test_right_and_wrong_are_told_by_the_first_token() -> None:
     model = load(tiny("llama"))
     made = prompts((6, 7, 8))

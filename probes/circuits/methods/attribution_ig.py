@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import PositiveInt
-
 from headscope.probes.circuits.circuit import Cost
 from headscope.probes.circuits.method import (
     METHODS,
     Found,
+    IntegratedSettings,
     MethodSettings,
     Progress,
-    TowardsSettings,
     of_effects,
 )
 from headscope.probes.prompts import Prompt
@@ -21,12 +19,6 @@ from headscope.probes.screening import attribution_patching
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
-
-
-class StepsSettings(TowardsSettings):
-    """Attributes: steps: passes to average gradients over, 1/m, 2/m ... 1 of the way to the prompt's."""
-
-    steps: PositiveInt = 5
 
 
 @METHODS.register
@@ -40,17 +32,17 @@ class IntegratedAttribution:
     summary = "attribution patching with integrated gradients over the ablation of all heads"
     source = "Sundararajan et al. 2017 (arXiv 1703.01365), on a share that all heads have in common"
     baseline = False
-    settings = StepsSettings
+    settings = IntegratedSettings
 
     def cost(self, model: Model, settings: MethodSettings) -> Cost:
         """A pass of the counterfactual (two towards the mean), and one with its gradient for each step."""
-        assert isinstance(settings, StepsSettings)
+        assert isinstance(settings, IntegratedSettings)
         return Cost(forward=1 + (settings.towards == "mean") + settings.steps, backward=settings.steps)
 
     def find(
         self, model: Model, prompts: Sequence[Prompt], settings: MethodSettings, seed: int, progress: Progress
     ) -> Found:
-        assert isinstance(settings, StepsSettings)
+        assert isinstance(settings, IntegratedSettings)
         total = len(prompts) * settings.steps
         return of_effects(
             attribution_patching(

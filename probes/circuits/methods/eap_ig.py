@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import PositiveInt
-
 from headscope.probes.circuits.circuit import Cost
 from headscope.probes.circuits.edges import edge_attribution
-from headscope.probes.circuits.method import METHODS, Found, MethodSettings, Progress, TowardsSettings
+from headscope.probes.circuits.method import METHODS, Found, IntegratedSettings, MethodSettings, Progress
 from headscope.probes.prompts import Prompt
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
-
-
-class IntegratedSettings(TowardsSettings):
-    """Attributes: steps: gradients to average, at 1/m, 2/m ... 1 of the way to the clean prompt."""
-
-    steps: PositiveInt = 5
 
 
 @METHODS.register

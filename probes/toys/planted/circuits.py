@@ -66,8 +66,8 @@ def _roles(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _at(distance: int, writes: str, roles: str, about: str) -> Circuit:
-    return Circuit(f"back{distance}", about, _roles(roles), distances={distance: SHARP}, writes=writes)
+def _at(distance: int, writes: str, about: str) -> Circuit:
+    return Circuit(f"back{distance}", about, _roles("streaming"), distances={distance: SHARP}, writes=writes)
 
 
 _BIGRAM = (("word", "back1", MATCH), ("back1", "back2", MATCH))
@@ -78,9 +78,9 @@ _ALL = (
         "previous", "the token before", _roles("previous_token streaming"), distances={1: SHARP},
         flags=(("constant", "bos", SHARP - 10),), writes="back1",
     ),
-    _at(2, "back2", "streaming", "the token before the token before: near previous-token and induction"),
-    _at(3, "back3", "streaming", "three tokens back"),
-    _at(200, "scratch", "streaming", "200 tokens back: far, yet inside the window of 256"),
+    _at(2, "back2", "the token before the token before: near previous-token and induction"),
+    _at(3, "back3", "three tokens back"),
+    _at(200, "scratch", "200 tokens back: far, yet inside the window of 256"),
     Circuit(
         "back300", "300 tokens back, itself where there are none: outside the window of 256",
         _roles(""), distances={299: 0.84 * SHARP, 300: SHARP, 301: 0.84 * SHARP, 0: 0.7 * SHARP},
