@@ -229,19 +229,17 @@ def _part(
 
 def annotated(headmap: HeadMap, found: Ablations) -> HeadMap:
     """The map with the mean effects and estimates as columns."""
-    removal, frame = found.meta.removal, headmap.frame
-    at = frame["layer"] * headmap.meta.geometry.heads + frame["head"]
-    about = dict(headmap.meta.columns)
+    removal, shape = found.meta.removal, (headmap.meta.geometry.layers, headmap.meta.geometry.heads)
     for kind, (column, text) in _COLUMNS.items():
         values = found.of(kind)
         errors = np.array([intervals.standard_error(v) for v in values])
-        frame = frame.assign(**{column: values.mean(1)[at], f"{column}_se": errors[at]})
         task = removal.task if kind.startswith("answer") else "prose"
-        about[column] = ColumnInfo(
+        info = ColumnInfo(
             about=f"{text} ({removal.method})", low=None, high=None, tasks=(task,),
             prompts=values.shape[1], source=_SOURCES[kind.endswith("estimate")],
         )  # fmt: skip
-    return HeadMap(frame, headmap.meta.model_copy(update={"columns": about}), headmap.path)
+        headmap = headmap.with_score(column, values.mean(1).reshape(shape), errors.reshape(shape), info)
+    return headmap
 
 
 _COLUMNS = {

@@ -77,24 +77,21 @@ def attribute(
         HeadscopeError: too few prompts are answered right, or lengths the window covers.
     """
     folder = Path(run)
-    headmap = HeadMap.open(folder)
-    headmap.check(model)
+    HeadMap.open(folder).check(model)
     if min(lengths) <= window.keys:
         raise HeadscopeError(
             f"length is {min(lengths)} tokens, but sink + recent cover {window.keys}: nothing would be lost."
         )
     asked = _answered(model, tasks, lengths, prompts, seed, haystack)
     found = streaming_loss(model, asked, window, steps=steps, progress=lambda n: progress(n, len(asked)))
-    column, size = loss_column(window), model.geometry.group_size
-    at = headmap.frame["layer"].to_numpy(), headmap.frame["head"].to_numpy() // size
-    frame = headmap.frame.assign(**{column: found.value[at], f"{column}_se": found.se[at]})
+    value, se = (x.repeat(model.geometry.group_size, 1) for x in (found.value, found.se))
     info = ColumnInfo(
         about=f"nats of the answer's log-probability lost when the head's KV group keeps only its first "
         f"{window.sink} and last {window.recent} keys",
         low=None, high=None, tasks=tuple(tasks), prompts=len(asked), source=_SOURCE,
     )  # fmt: skip
-    meta = headmap.meta.model_copy(update={"columns": headmap.meta.columns | {column: info}})
-    made = HeadMap(frame, meta, folder)
+    # Read again: something else may have added a column meanwhile.
+    made = HeadMap.open(folder).with_score(loss_column(window), value, se, info)
     made.save(folder / "headmap.parquet" if folder.is_dir() else folder)
     return made
 

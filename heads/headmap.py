@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from headscope.heads.rules import Rule
@@ -184,6 +186,21 @@ class HeadMap:
                 raise unknown("score column", missing[0], self.meta.columns)
             frame[rule.column] = rule.apply(frame)
         return HeadMap(frame, self.meta.model_copy(update={"rules": rules}), self.path)
+
+    def with_score(
+        self, name: str, value: NDArray[np.float64], se: NDArray[np.float64], info: ColumnInfo
+    ) -> HeadMap:
+        """The map with a further score, or with a score measured anew.
+
+        Args:
+            name: of its column.
+            value, se: the score of every head and its standard error. [L, H] each
+            info: what it means.
+        """
+        at = self.frame["layer"].to_numpy(), self.frame["head"].to_numpy()
+        frame = self.frame.assign(**{name: value[at], f"{name}_se": se[at]})
+        columns = self.meta.columns | {name: info}
+        return HeadMap(frame, self.meta.model_copy(update={"columns": columns}), self.path)
 
     def grid(self, column: str) -> pd.DataFrame:
         """One column as a layer x head table."""

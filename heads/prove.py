@@ -104,7 +104,8 @@ def prove(
     proof = Proof(found, meta)
     scores = _alone(model, everything, trial, haystack, lambda n: progress(trial.prompts + n, total))
     proof.save(folder)
-    _annotate(headmap, scores, trial).save(folder / "headmap.parquet")
+    # Read again: something else may have added a column meanwhile.
+    _annotate(HeadMap.open(folder), scores, trial).save(folder / "headmap.parquet")
     return proof
 
 
@@ -213,13 +214,11 @@ def _alone(
 def _annotate(headmap: HeadMap, scores: tuple[np.ndarray, np.ndarray, int], trial: Trial) -> HeadMap:
     """The map with the column `causal`; heads are in the order of `_all`."""
     value, error, prompts = scores
-    at = headmap.frame["layer"] * headmap.meta.geometry.heads + headmap.frame["head"]
-    frame = headmap.frame.assign(causal=value[at], causal_se=error[at])
+    shape = headmap.meta.geometry.layers, headmap.meta.geometry.heads
     info = ColumnInfo(
         about=f"fall of the answer's log-probability, nats per token, when the head alone is ablated "
         f"({trial.method}) while the answer is written",
         low=None, high=None, tasks=(trial.task,), prompts=prompts,
         source="after Wu et al. 2024 (arXiv 2404.15574), head by head",
     )  # fmt: skip
-    meta = headmap.meta.model_copy(update={"columns": headmap.meta.columns | {"causal": info}})
-    return HeadMap(frame, meta, headmap.path)
+    return headmap.with_score("causal", value.reshape(shape), error.reshape(shape), info)
