@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headscope.probes import Model
 
 SOURCE = "VHD, He et al. 2025 (VHR, ACL 2025)"
+_ROUNDING = 1e-4  # of a head's size: what two readings of one thing may differ by
 
 
 def outliers(vhd: NDArray[np.floating], text: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -34,9 +35,12 @@ def awareness(vhd: NDArray[np.floating], text: NDArray[np.floating]) -> NDArray[
     """VHD over the mean of the layer, 0 for outliers: 1 is an even share. 0 ... H. [..., H]
 
     VHR reinforces what is above the layer's median; over a median that is next to nothing, as where
-    one head alone reads the picture, no number would mean anything.
+    one head alone reads the picture, no number would mean anything. Heads that move by less than a
+    ten-thousandth of their size count 0 too: in a layer that no picture has reached, rounding would
+    have its favourites.
     """
-    kept = np.where(outliers(vhd, text), 0.0, vhd).astype(np.float64)
+    still = vhd <= _ROUNDING * text
+    kept = np.where(still | outliers(vhd, text), 0.0, vhd).astype(np.float64)
     middle = kept.mean(-1, keepdims=True)
     return np.divide(kept, middle, out=np.zeros_like(kept), where=middle > 0)
 

@@ -124,6 +124,15 @@ def test_outliers_need_both_divergence_and_size() -> None:
     np.testing.assert_allclose(awareness(vhd, text)[0] * 15 / 8, [1, 9, 0, 1, 1, 1, 1, 1])
 
 
+def test_rounding_moves_no_head() -> None:
+    """A layer that the picture has not reached: what is left of it is rounding, and nobody's share."""
+    text = np.array([[3.0, 2.0, 3.0], [3.0, 2.0, 3.0]])
+    vhd = text * [[5e-6, 1e-7, 0.0], [5e-6, 0.01, 0.1]]
+    found = awareness(vhd, text)
+    assert not found[0].any() and found[1, 0] == 0
+    np.testing.assert_allclose(found[1, 1:], vhd[1, 1:] / vhd[1, 1:].sum() * 3)
+
+
 def test_t_vhd_puts_tokens_together_to_words(llava: Model) -> None:
     words_of = {i for token, i in llava.tokenizer.get_vocab().items() if token not in SPECIAL}
     llava.hf.generation_config.suppress_tokens = sorted(set(range(VOCABULARY)) - words_of)
