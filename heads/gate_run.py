@@ -152,14 +152,7 @@ class GateFolder:
         """Keep how far the training is. The state comes last: a curve that is ahead of it is cut."""
         write_table(self.curve, curve, plan)
         metadata = {"step": str(step), "plan": _key(plan)}
-
-        def write(to: Path) -> None:
-            try:
-                save_file(state, to, metadata)
-            except SafetensorError as error:  # how a full disk shows itself there
-                raise OSError(str(error)) from error
-
-        write_atomically(self.state, write)
+        write_atomically(self.state, lambda to: save_file(state, to, metadata))
 
     def load(self, plan: GatePlan) -> tuple[int, dict[str, Tensor], pd.DataFrame]:
         """The steps done, the gates with their optimiser's moments, and the loss of every step.

@@ -45,14 +45,7 @@ def write_part(path: Path, seen: Observation) -> None:
     }  # fmt: skip
     metadata = {"layout": str(LAYOUT), "prompt": json.dumps(described)}
     metadata["digest"] = _digest(tensors, metadata["prompt"])
-
-    def save(to: Path) -> None:
-        try:
-            save_file(tensors, to, metadata)
-        except SafetensorError as error:  # how a full disk shows itself there
-            raise OSError(str(error)) from error
-
-    write_atomically(path, save)
+    write_atomically(path, lambda to: save_file(tensors, to, metadata))
 
 
 def read_part(path: Path) -> Observation:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 
 from headscope.probes.errors import BadFile, HeadscopeError
 
@@ -22,8 +23,9 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the file system refuses while `path` is written into one sentence."""
     try:
         yield
-    except OSError as error:
-        raise BadFile(f"{str(path)!r} cannot be written: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:  # a full disk is the one or the other
+        reason = getattr(error, "strerror", None) or first_fault(error)
+        raise BadFile(f"{str(path)!r} cannot be written: {reason}.") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -99,4 +101,5 @@ def first_fault(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(p) for p in first['loc']) or 'content'}: {first['msg']}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # some say where first, and then what

@@ -78,7 +78,7 @@ class HeadId:
         Raises:
             HeadscopeError: written differently.
         """
-        found = re.fullmatch(r"L(\d+)H(\d+)", name.strip(), re.IGNORECASE)
+        found = re.fullmatch(r"L([0-9]{1,6})H([0-9]{1,6})", name.strip(), re.IGNORECASE)
         if not found:
             raise HeadscopeError(f"{name!r} is not a head; heads are written like L18H6 (layer 18, head 6).")
         return cls(int(found[1]), int(found[2]))

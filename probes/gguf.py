@@ -8,8 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from headscope.probes.errors import BadFile
+from headscope.probes.errors import BadFile, HeadscopeError
 from headscope.probes.files import home_path
+from headscope.probes.modelfolder import complete, reason
 from headscope.probes.quiet import quiet
 
 _LAYOUT = 1  # of the cached folder; raise it when what is saved changes
@@ -68,21 +69,26 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 dtype=torch.float32,
                 quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
                 **where,
             )
+            model = complete(str(file), loaded)
             model.config.architectures = [type(model).__name__]
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
         _publish(fresh, folder)
+    except HeadscopeError:
+        raise
     except OSError as error:
         raise BadFile(f"The dequantised model could not be written to {str(folder)!r}: {error}") from error
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadFile(f"The GGUF file {str(file)!r} is damaged or of an unknown kind: {reason}") from error
+        raise BadFile(
+            f"The GGUF file {str(file)!r} is damaged or of an unknown kind: {reason(error)}"
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

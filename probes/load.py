@@ -13,6 +13,7 @@ from headscope.probes.errors import BadFile, HeadscopeError, unknown
 from headscope.probes.files import home_path
 from headscope.probes.gguf import dequantised
 from headscope.probes.model import Model
+from headscope.probes.modelfolder import check_index, complete, reason, trusted
 from headscope.probes.quiet import quiet
 from headscope.probes.verify import verify
 from headscope.probes.vision import has_vision, refuse_unknown
@@ -109,6 +110,7 @@ def _locate(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BadFile(f"The folder {name!r} is not a transformers model: it has no config.json.")
+        check_index(path)
         return str(path)
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or path.is_absolute() or parts[0] in (".", ".."):
@@ -137,19 +139,21 @@ def _from_pretrained(
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(where, **options)
+            config = trusted(AutoConfig.from_pretrained(where, **options))
             refuse_unknown(config, name)
             sees = has_vision(config)
-            hf = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
-                where, dtype=kind, use_safetensors=True, device_map=device_map, **options
-            )
+            kind_of = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+            loaded = kind_of.from_pretrained(
+                where, config=config, dtype=kind, use_safetensors=True, device_map=device_map,
+                output_loading_info=True, **options,
+            )  # fmt: skip
+            hf = complete(name, loaded)
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
             eyes = AutoImageProcessor.from_pretrained(where, **options) if sees else None
     except HeadscopeError:
         raise
     except Exception as error:  # transformers raises a dozen kinds; each carries its own sentence
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadFile(f"The model {name!r} could not be loaded: {reason}") from error
+        raise BadFile(f"The model {name!r} could not be loaded: {reason(error)}") from error
     if device_map is None:
         hf = hf.to(target)
     return _checked(Model(hf, tokenizer, name, eyes))

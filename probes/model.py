@@ -254,7 +254,7 @@ def _measure(model: Model) -> Geometry:
     return Geometry(
         layers=len(meter.calls), heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim,
         hidden=int(config.hidden_size), vocabulary=int(config.vocab_size),
-        context=int(getattr(config, "max_position_embeddings", 0) or 0),
+        context=max(0, int(getattr(config, "max_position_embeddings", 0) or 0)),
         windows=tuple(meter.calls[i][4] for i in sorted(meter.calls)),
     )  # fmt: skip
 

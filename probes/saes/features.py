@@ -66,11 +66,17 @@ class Evidence:
             raise BadFile(f"{str(folder)!r} holds no {FEATURES}, so there are no examples to show.")
         try:
             found = load_file(path)
-            return cls(
-                found["frequency"], found["mean"], int(found["tokens"]), found["ids"].long(),
-                found["activations"].float(),
-            )  # fmt: skip
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            frequency, mean, ids, activations = (
+                found[n] for n in ("frequency", "mean", "ids", "activations")
+            )
+            if (
+                ids.ndim != 3
+                or ids.shape != activations.shape
+                or {frequency.shape, mean.shape} != {ids.shape[:1]}
+            ):
+                raise ValueError("its tensors do not have one row for each feature")
+            return cls(frequency, mean, int(found["tokens"]), ids.long(), activations.float())
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise BadFile(f"{str(path)!r} cannot be read: {first_fault(error)}.") from error
 
 

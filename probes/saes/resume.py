@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -94,7 +94,7 @@ class SaeState(BaseModel):
     seen: int = 0
     dropped: int = 0
     scales: tuple[float, ...] = ()
-    saved: str = ""
+    saved: str = Field(default="", pattern=rf"^({STATE}-[0-9]+)?$")  # it is removed when it is outdated
 
 
 def store(folder: Path, trainers: Mapping[Site, Any], state: SaeState) -> None:
@@ -118,11 +118,16 @@ def restore(folder: Path, trainers: Mapping[Site, Any]) -> SaeState:
     state = _state(folder)
     if not state.saved:
         return state
+    if len(state.scales) != len(trainers):
+        raise BadFile(
+            f"The saved state in {str(folder)!r} is of {len(state.scales)} SAEs, not of {len(trainers)}. "
+            "Remove it to begin anew."
+        )
     for (site, trainer), scale in zip(trainers.items(), state.scales, strict=True):
         path = folder / state.saved / f"{site}.safetensors"
         try:
             _put(trainer, load_file(path, device=str(trainer.cfg.device)), state.step)
-        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise BadFile(
                 f"The saved state {str(path)!r} cannot be read: {first_fault(error)}. Remove {str(folder)!r} "
                 "to begin anew."

@@ -220,8 +220,8 @@ def _config(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is no SAE's folder: it has no {' and no '.join(missing)}. Shipped: {shipped}."
         )
     try:
-        config = json.loads((path / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise BadFile(f"{str(path / CONFIG)!r} cannot be read: {first_fault(error)}.") from error
     wanted = ("architecture", "d_in", "d_sae")
     absent = [n for n in wanted if not isinstance(config, dict) or n not in config]
@@ -231,8 +231,11 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _site(path: Path, config: dict[str, Any]) -> Site:
-    said = config.get("metadata") or config
+    told = config.get("metadata")
+    said = told if told and isinstance(told, dict) else config
     name, head = said.get("hook_name"), said.get("hook_head_index")
+    if head is not None and not isinstance(head, int):
+        raise BadFile(f"{str(path / CONFIG)!r} has hook_head_index {head!r:.40}, which is no head's number.")
     if not name:
         raise HeadscopeError(f"{str(path)!r} does not say where its SAE belongs; give its site and layer.")
     return site_of(str(name), head)

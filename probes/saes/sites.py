@@ -80,7 +80,7 @@ def site_of(hook_name: str, head: int | None = None) -> Site:
     Raises:
         UnknownName: a hook that headscope does not read.
     """
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_name)
+    found = re.fullmatch(r"blocks\.([0-9]{1,6})\.(.+)", hook_name)
     for kind, (name, _) in SITE_KINDS.items():
         if found and found[2] == name:
             return Site(kind=kind, layer=int(found[1]), head=head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -104,6 +105,50 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(BadFile, match="could not be loaded"):
         load(tmp_path)
+
+
+def _saved(folder: Path, **says: object) -> Path:
+    """A small model's folder, whose config.json says something else."""
+    tiny("llama").save_pretrained(folder)
+    tokenizer(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | says))
+    return folder
+
+
+def test_weights_that_are_in_no_file_are_not_made_up(tmp_path: Path) -> None:
+    says = (
+        r"lack weights that its config.json speaks of, model.layers.3.input_layernorm.weight, .* and 6 more"
+    )
+    with pytest.raises(BadFile, match=says):
+        load(_saved(tmp_path, num_hidden_layers=4))
+
+
+def test_weights_of_another_shape_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"its weights have other shapes than its config\.json says"):
+        load(_saved(tmp_path, num_attention_heads=3))
+    with pytest.raises(BadFile, match=r"'num_attention_heads': .* expected int, got str"):
+        load(_saved(tmp_path, num_attention_heads="6"))
+
+
+@pytest.mark.parametrize("target", ["../weights.safetensors", "/tmp/weights.safetensors", ".."])
+def test_weights_lie_in_the_model_s_own_folder(target: str, tmp_path: Path) -> None:
+    folder = _saved(tmp_path / "model")
+    (folder / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": target}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BadFile, match="weights must lie in the model's own folder"):
+        load(folder)
+    (folder / "model.safetensors.index.json").write_text("[" * 100_000)
+    with pytest.raises(BadFile, match="is no index of weights"):
+        load(folder)
+
+
+def test_a_folder_does_not_choose_the_code_that_computes_attention(tmp_path: Path) -> None:
+    asked = {"attn_implementation": "kernels-community/flash-attn", "experts_implementation": "a/b"}
+    model = load(_saved(tmp_path, **asked, max_position_embeddings=-1))
+    assert model.fingerprint == load(tiny("llama")).fingerprint
+    assert model.geometry.context == 0
 
 
 def test_devices_and_dtypes() -> None:

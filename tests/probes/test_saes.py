@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from zoo import tiny
 
@@ -43,6 +43,8 @@ from headscope.probes import (
 )
 from headscope.probes.saes import learning
 from headscope.probes.saes.learning import learn, trainer_of
+from headscope.probes.saes.resume import SaeState, forget, restore, store
+from headscope.probes.saes.sae import FEATURES
 from headscope.probes.saes.sampling import sample
 from headscope.probes.saes.stream import MASSIVE, Stream, read
 
@@ -317,6 +319,35 @@ def test_a_damaged_folder_is_refused(model: Model, trained: Path, tmp_path: Path
     save_file(tensors, broken / weights)
     with pytest.raises(BadFile, match="values in W_dec that are no numbers"):
         load_sae(broken)
+    with pytest.raises(BadFile, match="cannot be read: maximum recursion depth"):
+        load_sae(folder("h", config=b"[" * 100_000))
+    (broken / FEATURES).write_bytes(save({n: torch.zeros(3) for n in ("frequency", "mean", "tokens", "ids")}))
+    with pytest.raises(BadFile, match=f"{FEATURES}' cannot be read: 'activations'"):
+        Evidence.open(broken)
+
+
+@pytest.mark.parametrize("told", [["x"], {"hook_name": f"blocks.{'9' * 5000}.hook_mlp_out"}])
+def test_a_folder_says_its_site_or_is_refused(told: object, trained: Path, tmp_path: Path) -> None:
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        (tmp_path / name).write_bytes((trained / "L1.z" / name).read_bytes())
+    said = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps(said | {"metadata": told}))
+    with pytest.raises(HeadscopeError):
+        load_sae(tmp_path)
+
+
+@pytest.mark.parametrize("saved", ["../precious", "/tmp/precious", "state-1/../../precious", "."])
+def test_a_training_s_state_names_no_folder_but_its_own(saved: str, tmp_path: Path) -> None:
+    precious = tmp_path / "precious" / "weights.safetensors"
+    precious.parent.mkdir()
+    precious.write_bytes(b"mine")
+    folder = tmp_path / "training"
+    folder.mkdir()
+    (folder / "state.json").write_text(json.dumps({"saved": saved.replace("/tmp", str(tmp_path))}))
+    for touch in (lambda: forget(folder), lambda: restore(folder, {}), lambda: store(folder, {}, SaeState())):
+        with pytest.raises(BadFile, match="is not a valid SaeState: saved"):
+            touch()
+    assert precious.read_bytes() == b"mine"
 
 
 def test_a_folder_of_saelens_alone_loads_by_its_hook_name(
