@@ -81,6 +81,13 @@ def test_names_that_do_not_exist() -> None:
         make().grid("entropie")
 
 
+def test_conditions_include_their_threshold_and_never_hold_for_what_is_unknown() -> None:
+    frame = pd.DataFrame({"x": [0.5, 1.0, 1.5, np.nan]})
+    above, below = (Condition(column="x", op=op, threshold=1.0).holds(frame) for op in (">=", "<="))
+    assert above.tolist() == [False, True, True, False]
+    assert below.tolist() == [True, True, False, False]
+
+
 @given(threshold=st.floats(0, 1))
 def test_labels_follow_their_rule(threshold: float) -> None:
     rule = RULE.model_copy(update={"all_of": (Condition(column="retrieval", op=">=", threshold=threshold),)})

@@ -53,6 +53,7 @@ def full(policy: Policy) -> set[tuple[int, int]]:
     [
         ({"ratio": 0.0}, set()),
         ({"ratio": 0.25}, {(0, 0), (1, 0)}),
+        ({"ratio": 0.19}, {(0, 0), (1, 0)}),  # 1.52 groups, rounded
         ({"ratio": 1.0}, {(i, g) for i in range(LAYERS) for g in range(KV)}),
         ({"max_error": 6.0}, {(0, 0), (1, 0)}),
         ({"max_error": 100.0}, set()),
@@ -102,7 +103,7 @@ def test_layers_with_a_window_of_their_own_are_left_alone() -> None:
 
 def test_heads_of_a_full_group_stream_under_the_same_threshold() -> None:
     alone = np.zeros((LAYERS, HEADS))
-    alone[0, :3] = [8.0, 0.5, 3.0]
+    alone[0, :3] = [8.0, 1.5, 3.0]
     alone[1, :3] = [0.1, 0.2, 0.1]
     headmap = planted(group_cut_error=by_groups(STEPS), cut_error=alone)
     policy = headmap.policy(ratio=0.75, compute="head")  # streaming groups reach 2.0

@@ -75,6 +75,15 @@ def test_what_was_there_survives_a_failed_write(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_who_reads_while_it_is_replaced_reads_the_old_file_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with path.open() as reader:
+        write_atomically(path, lambda to: to.write_text("new"))
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_a_damaged_part_says_so(tmp_path: Path) -> None:
     write_part(tmp_path / "part", observation())
     whole = (tmp_path / "part").read_bytes()
