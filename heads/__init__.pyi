@@ -1,7 +1,7 @@
+from .ablating import ablate_each as ablate_each
 from .ablations import Ablations as Ablations
 from .ablations import AblationsMeta as AblationsMeta
 from .ablations import Removal as Removal
-from .ablations import ablate_each as ablate_each
 from .arms import arms_of as arms_of
 from .attribution import attribute as attribute
 from .attribution import streaming_loss as streaming_loss

@@ -160,7 +160,7 @@ def test_ablations_are_resumed_and_written_into_the_map(
 ) -> None:
     run = tmp_path / "run"
     scan(toy, PRESET, run)
-    monkeypatch.setattr("headscope.heads.ablations.answered", _asked)
+    monkeypatch.setattr("headscope.heads.ablating.answered", _asked)
     removal = Removal(prompts=2, texts=2, text_length=32, estimates=2)
     steps: list[tuple[int, int]] = []
     first = ablate_each(toy, run, removal, progress=lambda *at: steps.append(at))
@@ -179,9 +179,9 @@ def test_ablations_are_resumed_and_written_into_the_map(
 
 
 def _measures() -> dict[str, object]:
-    from headscope.heads import ablations
+    from headscope.heads import ablating
 
-    return ablations._MEASURES  # type: ignore[return-value]
+    return ablating._MEASURES  # type: ignore[return-value]
 
 
 def _never(*_: object) -> None:
