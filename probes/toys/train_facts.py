@@ -109,7 +109,7 @@ def main() -> None:
     model.save_pretrained(args.out)
     tokenizer_of(world()).save_pretrained(args.out)
     settings: dict[str, Any] = {
-        "command": "python -m headscope.probes.toys.train_facts --out probes/toys/weights/facts "
+        "command": f"python -m headscope.probes.toys.train_facts --out {args.out} "
         f"--steps {args.steps} --batch {args.batch} --rate {args.rate} --seed {args.seed}",
         "versions": {"torch": torch.__version__},
         "threads": torch.get_num_threads(),
