@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +18,7 @@ from headscope.probes.saes.sae import CARD, Sae, SaeCard, load_sae, write_weight
 from headscope.probes.saes.settings import SaeSettings
 from headscope.probes.saes.sites import Site
 from headscope.probes.saes.stream import MASSIVE, Stream
+from headscope.probes.software import versions
 
 if TYPE_CHECKING:
     from headscope.probes.model import Model
@@ -95,7 +93,8 @@ def train_saes(
             texts=corpus.names, digest=corpus.digest, context=context, windows=len(corpus.learned),
             left_out=_LEFT_OUT, sinks=stream.dropped / max(1, stream.seen),
             dead=float(trainer.dead_neurons.float().mean()), metrics=metrics, seconds=spent,
-            together=len(sites), device=_device(model), versions=_versions(),
+            together=len(sites), device=_device(model),
+            versions=versions("headscope", "sae-lens", "torch", "transformers", "numpy"),
         )  # fmt: skip
         write_json(where / CARD, card)
         saved.append(load_sae(where, model))
@@ -114,12 +113,3 @@ def _device(model: Model) -> str:
     import torch
 
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu"
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what a result depends on; a package run from its sources has none."""
-    found = {"python": platform.python_version()}
-    for name in ("headscope", "sae-lens", "torch", "transformers", "numpy"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
