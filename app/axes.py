@@ -11,6 +11,7 @@ from headscope.app.palette import COLOURS, FONT, Theme
 
 
 def layout(theme: Theme, height: int) -> go.Layout:
+    """What all figures share: no grid, no zoom, the page's own ground; `height` in pixels."""
     c = COLOURS[theme]
     axis = {
         "showgrid": False,
@@ -56,15 +57,18 @@ def limits(values: np.ndarray[Any, Any], floor: float | None) -> tuple[float, fl
 
 
 def height(heads: int) -> int:
+    """Of a map with a row for each head of a layer, in pixels; rows grow thinner where they are many."""
     cell = 20 if heads <= 12 else 15 if heads <= 24 else 11 if heads <= 40 else 8
     return 56 + max(cell * heads, 90)
 
 
 def step(count: int) -> int:
+    """From one tick to the next, so that `count` rows or columns have at most 16 of them."""
     return next(s for s in (1, 2, 5, 10, 20, 50) if count <= 16 * s or s == 50)
 
 
 def wide(y: np.ndarray[Any, Any]) -> bool:
+    """Whether values, all of them positive, span so much that their axis has to be logarithmic."""
     positive = y[np.isfinite(y)]
     return (
         bool(positive.size)

@@ -100,14 +100,12 @@ def _answered(
     model: Model, tasks: Sequence[str], lengths: Sequence[int], count: int, seed: int, haystack: str | None
 ) -> list[Prompt]:
     """Prompts the model answers right, the same number of each task and length."""
-    if model.tokenizer is None:
-        raise HeadscopeError(f"{model.name!r} was loaded without a tokenizer, so it cannot read prompts.")
     each = -(-count // (len(tasks) * len(lengths)))
     found: list[Prompt] = []
     for task in tasks:
         for length in lengths:
             made = TASKS[task].prompts(
-                model.tokenizer, lengths=[length], per_length=_TRIES * each, seed=seed + _UNSEEN,
+                model.reader(TASKS[task]), lengths=[length], per_length=_TRIES * each, seed=seed + _UNSEEN,
                 haystack=haystack,
             )  # fmt: skip
             Random(seed).shuffle(made)  # they come ordered by depth

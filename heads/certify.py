@@ -101,11 +101,10 @@ def verify(
 
 
 def _prompts(model: Model, task: str, check: Check, count: int, haystack: str | None) -> list[Prompt]:
-    if model.tokenizer is None:
-        raise HeadscopeError(f"{model.name!r} was loaded without a tokenizer, so it cannot read prompts.")
     return TASKS[task].prompts(
-        model.tokenizer, lengths=check.lengths, per_length=count, seed=check.seed + UNSEEN, haystack=haystack
-    )
+        model.reader(TASKS[task]), lengths=check.lengths, per_length=count, seed=check.seed + UNSEEN,
+        haystack=haystack,
+    )  # fmt: skip
 
 
 def _qualities(

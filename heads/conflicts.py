@@ -56,11 +56,9 @@ class Conflicts:
         Raises:
             HeadscopeError: the model has no tokenizer, or knows none.
         """
-        if model.tokenizer is None:
-            raise HeadscopeError(f"{model.name!r} was loaded without a tokenizer, so it cannot be asked.")
         conflict, agreement, closed = (
             TASKS[task].prompts(
-                model.tokenizer, lengths=[_LENGTH], per_length=count, seed=seed, haystack=None
+                model.reader(TASKS[task]), lengths=[_LENGTH], per_length=count, seed=seed, haystack=None
             )
             for task in ("conflict", "agreement", "closed_book")
         )

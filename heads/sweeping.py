@@ -70,10 +70,9 @@ def sweep(
     if headmap.meta.fingerprint:  # an imported map has none
         headmap.check(model)
     arms = sweep_policies(headmap, grid)
-    if model.tokenizer is None:
-        raise HeadscopeError(f"{model.name!r} was loaded without a tokenizer, so it cannot read prompts.")
-    asked = TASKS[grid.task].prompts(
-        model.tokenizer, lengths=[grid.length], per_length=grid.prompts, seed=grid.seed + UNSEEN,
+    task = TASKS[grid.task]
+    asked = task.prompts(
+        model.reader(task), lengths=[grid.length], per_length=grid.prompts, seed=grid.seed + UNSEEN,
         haystack=haystack,
     )  # fmt: skip
     full: list[Answer] = []

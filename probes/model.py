@@ -197,8 +197,13 @@ class Model:
 
         Raises:
             Refused: a task with pictures, for a model of text alone.
+            HeadscopeError: a task of text, for a model without a tokenizer.
         """
         if not getattr(task, "pictures", False):
+            if self.tokenizer is None:
+                raise HeadscopeError(
+                    f"{self.name!r} was loaded without a tokenizer, so it cannot read {task.name!r} prompts."
+                )
             return self.tokenizer
         if self.vision is None:
             raise Refused(f"The prompts of {task.name!r} have pictures, and {self.name!r} reads text alone.")

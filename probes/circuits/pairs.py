@@ -79,11 +79,9 @@ def pairs(
 
     Raises:
         UnknownName: no such task.
-        HeadscopeError: a task without counterfactuals.
+        HeadscopeError: a task without counterfactuals, or a model without a tokenizer.
         Refused: the model cannot do the task, or it shows pictures to a model of text alone.
     """
-    if model.tokenizer is None:
-        raise HeadscopeError(f"{model.name!r} was loaded without a tokenizer, so {task!r} cannot be asked.")
     tries = count + _SPARE
     while True:
         made = TASKS[task].prompts(
