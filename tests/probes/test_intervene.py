@@ -104,6 +104,21 @@ def test_contract(models: Callable[[str], Model], name: str, method: str) -> Non
 
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
+def test_generated_rows_begin_with_the_one_that_writes_the_first_token(
+    models: Callable[[str], Model], method: str
+) -> None:
+    """The last row of a prompt writes it: of 20 rows the 20th is generated, and of 1 row the only one."""
+    model, tokens = models("llama"), ids(1, 33)
+    plain = model.hf(tokens).logits
+    with applied(model, spec_for(model, method, positions="generated"), prompt=20):
+        moved = (model.hf(tokens).logits - plain).abs().amax(-1)[0]
+    assert moved[:19].max() == 0 and moved[19] > 1e-4
+    with applied(model, spec_for(model, method, positions="prompt"), prompt=1):
+        assert torch.equal(model.hf(tokens).logits, plain)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
 def test_identity_to_1e_6(method: str) -> None:
     model = load(tiny("llama").double())
     prompt = ids(2, 30)
