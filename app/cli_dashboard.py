@@ -34,5 +34,9 @@ def app_command(
     from headscope.app.dashboard.serve import address, serve
 
     where = address(runs, port)
-    err().print(f"headscope is at {where} for the runs in {runs}; stop it with Ctrl+C.", markup=False)
-    serve(runs, port=port, theme=theme, browser=browser)
+    serve(
+        runs, port=port, theme=theme, browser=browser,
+        ready=lambda: err().print(
+            f"headscope is at {where} for the runs in {runs}; stop it with Ctrl+C.", markup=False
+        ),
+    )  # fmt: skip

@@ -43,7 +43,7 @@ def gates(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    seed: Annotated[int, typer.Option(help="Seed of lengths and prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of lengths and prompts.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Train one gate per KV head: how much full attention it needs (DuoAttention).

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from headscope.app.options import Device, Json, ModelName
-from headscope.app.terminal import err, guarded, out, quiet, say_json
+from headscope.app.terminal import check_target, err, guarded, out, quiet, say_json
 from headscope.probes import HeadscopeError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def intervene(
       headscope intervene vhr shapes --ask "describe :" --image scene.png
     """
     settings = dict(_setting(text) for text in setting or ())
+    check_target(spec_file)
     quiet()
     from headscope import heads, probes
     from headscope.app import machine

@@ -44,7 +44,7 @@ def choose(
         int | None, typer.Option(help="Length at which bytes count.", show_default="the scan's longest")
     ] = None,
     compute: Annotated[str, typer.Option(help="group or head: who may skip old keys.")] = "group",
-    seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Choose the KV groups that keep everything; the others keep sink + recent.
@@ -101,7 +101,7 @@ def compare_policies(
     by: Annotated[list[str] | None, typer.Option(help=f"With a run: {_By} Repeat it.")] = None,
     ratio: _Ratio = None,
     kv_budget: _Budget = None,
-    seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Show where policies disagree, group by group.
@@ -115,7 +115,9 @@ def compare_policies(
     from headscope.app import machine
     from headscope.app.tables_policy import disagreement, print_disagreement
 
-    limit = {"kv_budget": kv_budget} if kv_budget is not None else {"ratio": 0.5 if ratio is None else ratio}
+    limit = (
+        {"ratio": 0.5} if ratio is None and kv_budget is None else {"ratio": ratio, "kv_budget": kv_budget}
+    )
     found = _gathered(sources, by or [], limit, seed)
     shapes = {(p.geometry.layers, p.geometry.kv_heads) for p in found.values()}
     if len(shapes) > 1:

@@ -61,7 +61,7 @@ def train(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16, of the model.", show_default="by device")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of text, weights and shuffles.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of text, weights and shuffles.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Train sparse autoencoders with SAELens, one per layer, on activations of the model.

@@ -63,7 +63,7 @@ def scan(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    seed: Annotated[int, typer.Option(help="Seed of prompts and row samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and row samples.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Map every attention head of a model, and write the report."""

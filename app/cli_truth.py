@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headscope.app.options import Device, Haystack, Json, Run, Scanned
-from headscope.app.terminal import err, guarded, out, quiet, read_haystack, say_json
+from headscope.app.terminal import check_target, err, guarded, out, quiet, read_haystack, say_json
 
 
 @guarded
@@ -49,6 +49,7 @@ def truth(
       headscope truth runs/smollm2 --score retrieval --score induction --json
     """
     text = read_haystack(haystack) if haystack else None
+    check_target(target)
     quiet()
     from headscope import heads, probes
     from headscope.app import machine

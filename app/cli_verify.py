@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headscope.app.options import Device, Dtype, Haystack, Json
-from headscope.app.terminal import err, guarded, out, quiet, read_haystack, say_json
+from headscope.app.terminal import check_target, err, guarded, out, quiet, read_haystack, say_json
 
 
 @guarded
@@ -48,6 +48,7 @@ def verify(
       headscope verify policy.json smollm2 --task needle --length 4096 --prompts 40
     """
     text = read_haystack(haystack) if haystack else None
+    check_target(target)
     quiet()
     from headscope import heads, probes
     from headscope.app.progress import counting

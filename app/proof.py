@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from headscope.heads import HeadMap, Proof
 
 HEADERS = (
-    "role", "heads ablated", "answers lost", "95%", "random heads", "95%", "difference", "95%",
-    "loss on prose", "random heads",
+    "role", "heads", "with the role", "answers lost (95%)", "random heads (95%)", "with the role",
+    "difference (95%)", "loss on prose", "random heads",
 )  # fmt: skip
 
 
@@ -65,9 +65,18 @@ def about(proof: Proof) -> str:
         f"{m.prompts} {m.task} prompts of {m.length:,} tokens that the scan has not seen and the untouched "
         f"model answers right (it was asked {m.asked}). A role's best heads are ablated together "
         f"({m.method}, {where}), and against them {m.draws} draws of as many random heads of the same "
-        f"layers without the role. Loss: on {m.texts} windows of {m.text_length} tokens of plain text, "
+        f"layers{_whole(proof)}. Loss: on {m.texts} windows of {m.text_length} tokens of plain text, "
         f"ablated in every row; untouched {number(m.loss)} nats per token, a perplexity of "
         f"{np.exp(m.loss):.1f}."
+    )
+
+
+def _whole(proof: Proof) -> str:
+    """What the random heads are, where a layer has few heads without the role, or too few heads."""
+    mixed = proof.curves["control_labelled"].max() > 0
+    lacking = bool(proof.curves["control_labelled"].isna().any())
+    return (" without the role" if not mixed else ", without the role as far as a layer has such") + (
+        "; there are none where a layer has too few other heads" if lacking else ""
     )
 
 
@@ -129,7 +138,11 @@ def cells(row: pd.Series) -> list[str]:
     return [
         title(str(row["role"])),
         str(int(row["k"])),
-        *(text for c in ("drop", "control_drop", "difference") for text in (_share(row[c]), _range(row, c))),
+        str(int(row["labelled"])),
+        _ranged(row, "drop"),
+        _ranged(row, "control_drop"),
+        _share(row["control_labelled"]),
+        _ranged(row, "difference"),
         _rise(row, "loss_rise"),
         _rise(row, "control_loss_rise"),
     ]
@@ -139,9 +152,9 @@ def _share(value: float) -> str:
     return f"{value:.0%}" if np.isfinite(value) else "–"
 
 
-def _range(row: pd.Series, column: str) -> str:
+def _ranged(row: pd.Series, column: str) -> str:
     low, high = float(row[f"{column}_low"]), float(row[f"{column}_high"])
-    return f"{low:.0%} … {high:.0%}" if np.isfinite(low) else "–"
+    return _share(row[column]) + (f" ({100 * low:.0f}…{high:.0%})" if np.isfinite(low) else "")
 
 
 def _rise(row: pd.Series, column: str) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from headscope.app import looks
 from headscope.app.palette import hue_of
 from headscope.app.sections import Page, page
+from headscope.probes import write_atomically
 
 if TYPE_CHECKING:
     from headscope.heads import HeadMap, Training
@@ -32,8 +33,7 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
         The file written. It appears whole or not at all.
 
     Raises:
-        BadFile: no head map there, or a damaged one.
-        OSError: the file cannot be written.
+        BadFile: no head map there, a damaged one, or a file that cannot be written.
     """
     from headscope.heads import HeadMap, Training
 
@@ -44,13 +44,7 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
         Path(out) if out else (source / "report.html" if source.is_dir() else source.with_suffix(".html"))
     )
     text = render(headmap, headmap.path if headmap.path and headmap.path.is_dir() else None, training)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(target, lambda p: p.write_text(text, encoding="utf-8"))
     return target
 
 

@@ -51,6 +51,7 @@ class Role:
         count: how many heads have the label.
         layers: the first and last layer of the middle 80% of them; None where there are none.
         top: the heads with the best scores, whether labelled or not.
+        best: those that have the label.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Role:
     count: int
     layers: tuple[int, int] | None
     top: tuple[Entry, ...]
+    best: tuple[Entry, ...]
 
 
 def role_of(headmap: HeadMap, name: str, k: int = 10) -> Role:
@@ -69,13 +71,15 @@ def role_of(headmap: HeadMap, name: str, k: int = 10) -> Role:
     """
     rule = headmap.rule(name)
     labelled = headmap.frame[headmap.frame[rule.column].astype(bool)]
+    ranked = headmap.top(name, len(headmap.frame))
     return Role(
         name=name,
         rule=rule,
         info=headmap.meta.columns.get(rule.score),
         count=len(labelled),
         layers=_middle(labelled["layer"].tolist()),
-        top=tuple(entries(headmap, name, k)),
+        top=tuple(_entries(headmap, name, ranked.head(k))),
+        best=tuple(_entries(headmap, name, ranked[ranked[rule.column].astype(bool)].head(k))),
     )
 
 
@@ -87,11 +91,14 @@ def roles_of(headmap: HeadMap, k: int = 10) -> list[Role]:
 
 def entries(headmap: HeadMap, name: str, k: int) -> list[Entry]:
     """The top heads of a role, or of any score column (which labels nothing); `HeadMap.top`'s order."""
+    return _entries(headmap, name, headmap.top(name, k))
+
+
+def _entries(headmap: HeadMap, name: str, best: pd.DataFrame) -> list[Entry]:
     rule = headmap.rule(name) if name in headmap.roles else None
     score, label = (rule.score, rule.column) if rule else (name, "")
-    best = headmap.top(name, k)[["layer", "head"]]
     notes = _notes(headmap, name) if rule else []
-    rows = best.merge(headmap.frame, on=["layer", "head"], how="left")
+    rows = best[["layer", "head"]].merge(headmap.frame, on=["layer", "head"], how="left")
     return [_entry(row, score, label, notes) for _, row in rows.iterrows()]
 
 

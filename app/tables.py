@@ -42,7 +42,7 @@ def role_table(headmap: HeadMap, roles: Sequence[Role]) -> Table:
     table.columns[2].justify = "right"
     letter, hue = letters(headmap.roles), hues(headmap.roles)
     for role in roles:
-        best = "\n".join(f"{e.name} {with_error(e.score, e.error)}" for e in role.top)
+        best = "\n".join(f"{e.name} {with_error(e.score, e.error)}" for e in role.best or role.top)
         style = hue[role.name].terminal
         table.add_row(
             Text(letter[role.name], style),

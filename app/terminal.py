@@ -123,6 +123,23 @@ def guarded(command: F) -> F:
     return run  # type: ignore[return-value]
 
 
+def check_target(path: Path | None) -> None:
+    """Refuse an --out file that cannot be written before anything is measured for it.
+
+    Raises:
+        HeadscopeError: a folder, or a place where nothing can be written.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise HeadscopeError(f"--out {str(path)!r} is a folder; give a file.")
+    there = next(p for p in path.absolute().parents if p.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise HeadscopeError(
+            f"--out is {str(path)!r}, but {str(there)!r} is no folder that can be written to."
+        )
+
+
 def read_haystack(path: Path) -> str:
     """The text of a haystack file.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from headscope.heads.rules import Rule
-from headscope.heads.storage import check_columns, read_table, write_table
+from headscope.heads.storage import check_columns, no_map, read_table, write_table
 from headscope.probes import BadFile, Geometry, Refused, unknown
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class HeadMap:
         """
         where = Path(path)
         file = where / "headmap.parquet" if where.is_dir() else where
+        if not file.exists():
+            raise no_map(where)
         frame, meta = read_table(file, MapMeta)
         scores = {*meta.columns, *(rule.score for rule in meta.rules)}
         errors = {f"{name}_se" for name in meta.columns} & set(frame.columns)

@@ -114,9 +114,12 @@ def head_sets(headmap: HeadMap, trial: Trial) -> list[HeadSet]:
 
     Raises:
         UnknownName: no such role.
+        HeadscopeError: no role at all.
     """
     counts = {r: int(headmap.frame[headmap.rule(r).column].sum()) for r in headmap.roles}
     roles = trial.roles or tuple(r for r, count in counts.items() if count)
+    if not roles:
+        raise HeadscopeError("No head of this map has a label, so there is no role to test.")
     sets: list[HeadSet] = []
     for role in roles:
         mine = headmap.frame[headmap.frame[headmap.rule(role).column].astype(bool)]

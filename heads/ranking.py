@@ -62,6 +62,11 @@ def error(headmap: HeadMap, window: Window) -> Scores:
 
 def gate(headmap: HeadMap, window: Window) -> Scores:
     """DuoAttention's trained gate (Xiao et al. 2024, arXiv 2410.10819). Needs a map with `gate`."""
+    if "gate" not in headmap.frame:
+        raise HeadscopeError(
+            "This head map has no gate column: headscope gates trains gates and writes a run of its own, "
+            "to choose from in this one's place."
+        )
     return per_group(headmap, "gate")
 
 

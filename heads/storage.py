@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,20 @@ def read_meta(path: Path, kind: type[M]) -> M:
     with _readable(path):
         schema = pq.read_schema(path)
     return _meta(path, schema.metadata, kind)
+
+
+def no_map(where: Path) -> BadFile:
+    """The error for a run folder or head map that is not there: what is near, or what is there instead."""
+    if not where.is_dir():
+        beside = [p.name for p in where.parent.glob("*") if p.is_dir() or p.suffix == ".parquet"]
+        near = difflib.get_close_matches(where.name, beside, n=1)
+        hint = f" Did you mean {str(where.with_name(near[0]))!r}?" if near else ""
+        return BadFile(f"There is no run folder or head map {str(where)!r}.{hint}")
+    if (where / "manifest.json").exists():
+        return BadFile(f"The run {str(where)!r} has no head map yet: the command that began it can go on.")
+    runs = sorted(str(p.parent) for p in where.glob("*/headmap.parquet"))
+    hint = f"; runs in it: {', '.join(runs)}" if runs else ""
+    return BadFile(f"The folder {str(where)!r} is no run: it has no headmap.parquet{hint}.")
 
 
 @contextmanager

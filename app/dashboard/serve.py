@@ -6,6 +6,7 @@ import importlib
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from headscope.app.palette import COLOURS, FONT, Theme
@@ -28,7 +29,14 @@ def is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in ("manifest.json", "headmap.parquet"))
 
 
-def serve(runs: Path, *, port: int, theme: str = "auto", browser: bool = True) -> None:
+def serve(
+    runs: Path,
+    *,
+    port: int,
+    theme: str = "auto",
+    browser: bool = True,
+    ready: Callable[[], object] = lambda: None,
+) -> None:
     """Run the server until it is stopped.
 
     Args:
@@ -36,6 +44,7 @@ def serve(runs: Path, *, port: int, theme: str = "auto", browser: bool = True) -
         port: where to listen.
         theme: `auto` follows the browser.
         browser: open a browser window at once, where there is one.
+        ready: called when nothing stands in the way any more.
 
     Raises:
         HeadscopeError: no such folder, no such theme, or a port in use.
@@ -45,6 +54,7 @@ def serve(runs: Path, *, port: int, theme: str = "auto", browser: bool = True) -
     if not runs.is_dir():
         raise HeadscopeError(f"There is no folder {str(runs)!r}; a scan makes one: headscope scan smollm2.")
     _free(port)
+    ready()
     folder = runs.resolve()
     os.environ[RUNS] = str(folder.parent if is_run(folder) else folder)
     threading.Thread(target=_warm, daemon=True).start()

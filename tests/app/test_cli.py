@@ -125,10 +125,12 @@ def test_errors_are_one_sentence(run: Path, tmp_path: Path) -> None:
     empty.write_text(" \n")
     cases = {
         ("show", run, "--role", "retreival"): "Did you mean 'retrieval'?",
-        ("show", tmp_path / "nothing"): "there is no such file",
+        ("show", tmp_path / "nothing"): "There is no run folder or head map",
         ("show", damaged): "cannot be read",
         ("compare", run, damaged): "cannot be read",
-        ("report", run, "--out", "/proc/nowhere/r.html"): "nowhere",
+        ("report", run, "--out", "/proc/nowhere/r.html"): "'/proc/nowhere/r.html' cannot be written",
+        ("report", run, "--out", tmp_path): f"{str(tmp_path)!r} cannot be written",
+        ("app", tmp_path / "no", "--no-browser"): "There is no folder",
         ("scan", "smollm2", "--haystack", tmp_path / "none.txt"): "No such file or directory",
         ("scan", "smollm2", "--haystack", tmp_path): "Is a directory",
         ("scan", "smollm2", "--haystack", binary): "is not UTF-8 text",
@@ -141,6 +143,17 @@ def test_errors_are_one_sentence(run: Path, tmp_path: Path) -> None:
         assert result.exit_code == 2, arguments
         assert expected in result.stderr and result.stdout == "", arguments
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["scan smollm2", "gates smollm2", "sae train smollm2 --layer 3", "policy choose r --out p --ratio 1",
+     "policy compare r"],
+)  # fmt: skip
+def test_a_seed_is_not_negative(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_cli(*command.split(), "--seed", "-1")
+    assert result.exit_code == 2 and "'--seed'" in result.stderr and not list(tmp_path.iterdir())
 
 
 def test_a_process_answers_without_traceback_bar_or_colour(run: Path) -> None:

@@ -84,10 +84,18 @@ def test_a_certificate_reads_with_its_intervals(errors: Path, tmp_path: Path) ->
         (["policy", "choose", "{run}", "--ratio", "1", "--recent", "0", "--out", "{out}"], "recent is 0"),
         (["policy", "choose", "nowhere", "--ratio", "1", "--out", "{out}"], "nowhere"),
         (["policy", "compare", "{run}", "--by", "error"], "at least two policies"),
+        (
+            ["policy", "compare", "{run}", "--by", "a", "--by", "b", "--ratio", "1", "--kv-budget", "1"],
+            "exactly one of ratio, kv_budget and max_error",
+        ),
+        (["verify", "{good}", "--out", "{folder}"], "is a folder; give a file"),
+        (["verify", "{good}", "--out", "{bad}/x.json"], "is no folder that can be written to"),
+        (["intervene", "zero", "smollm2", "--head", "L1H1", "--out", "{folder}"], "is a folder; give a file"),
+        (["truth", "{run}", "--out", "{folder}"], "is a folder; give a file"),
         (["policy", "show", "{bad}"], "is not a valid Policy"),
         (["verify", "{bad}", "smollm2"], "is not a valid Policy"),
         (["sweep", "{run}", "--task", "nedle"], "Did you mean 'needle'?"),
-        (["sweep", "{run}", "--by", "gate"], "There is no score column 'gate'"),
+        (["sweep", "{run}", "--by", "gate"], "no gate column: headscope gates"),
         (["attribute", "nowhere"], "nowhere"),
     ],
     ids=lambda x: " ".join(x)[:50] if isinstance(x, list) else "",
@@ -97,7 +105,10 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 ) -> None:
     bad, out = tmp_path / "bad.json", tmp_path / "made.json"
     bad.write_text('{"format": "headscope-policy"}')
-    places = {"run": errors, "bad": bad, "out": out}
+    HeadMap.open(errors).policy(ratio=0.5).save(tmp_path / "good.json")
+    places = {
+        "run": errors, "bad": bad, "out": out, "good": tmp_path / "good.json", "folder": tmp_path
+    }  # fmt: skip
     result = run_cli(*(a.format(**places) for a in arguments))
     assert result.exit_code == 2
     assert says in result.stderr

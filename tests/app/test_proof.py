@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from headscope.app import proof_curve, write_report
 from headscope.app.cli import app
+from headscope.app.proof import about, cells
 from headscope.app.tables_causal import print_proof
 from headscope.heads import ColumnInfo, HeadMap, Proof, ProofMeta, Trial
 from headscope.heads.proof import HeadSet, Outcome, curves
@@ -57,7 +58,8 @@ def test_the_report_shows_it_when_it_is_there(run: Path, proven: Path, tmp_path:
     section = write_report(proven).read_text().split('<section class="wide" id="proof">')[1]
     section = section.split("</section>")[0]
     assert "4 needle prompts of 2,048 tokens" in section and "asked 5" in section
-    assert re.findall(r"<td>(\d+%)</td>", section) == ["75%", "0%", "75%", "100%"]
+    assert re.findall(r"<td>(\d+%)[ <]", section) == ["75%", "0%", "0%", "75%", "100%"]
+    assert "none where a layer has too few other heads" in section
     figure = json.loads(re.search(r'data-for="proof-retrieval">(.*?)</script>', section, re.S)[1])  # type: ignore[index]
     assert [trace["name"] for trace in figure["data"]] == ["random heads", "retrieval heads"]
 
@@ -78,8 +80,16 @@ def test_the_terminal_has_them_too(headmap: HeadMap) -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     print_proof(console, HeadMap(frame, meta), made_up())
     text = console.export_text()
-    for part in ("75%", "19% … 99%", "+0.375 ± 0.125", "L2H1", "0.877", "what causal means", "3.250 nats"):
+    for part in ("75%", "19…99%", "+0.375 ± 0.125", "L2H1", "0.877", "what causal means", "3.250 nats"):
         assert part in text
+
+
+def test_random_heads_with_the_role_are_owned_up_to() -> None:
+    proof = made_up()
+    mixed = proof.curves.assign(control_labelled=[0.5, float("nan")], labelled=[1, 2])
+    assert "same layers without the role;" in about(proof)
+    assert "without the role as far as a layer has such" in about(Proof(mixed, META))
+    assert [cells(row)[2:6:3] for _, row in mixed.iterrows()] == [["1", "50%"], ["2", "–"]]
 
 
 def test_a_misspelt_role_is_found_out_before_the_model_loads(run: Path) -> None:

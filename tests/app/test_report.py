@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from rich.console import Console
 
 from headscope.app import headmap_html, write_report
+from headscope.app.roles import roles_of
+from headscope.app.tables import role_table
 from headscope.heads import HeadMap
 from headscope.probes import BadFile
 
@@ -81,7 +85,7 @@ def test_a_map_alone_makes_a_report_without_examples(headmap: HeadMap, tmp_path:
 
 
 def test_a_missing_run_is_a_bad_file(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="no such file"):
+    with pytest.raises(BadFile, match="no run folder"):
         write_report(tmp_path / "none")
 
 
@@ -152,3 +156,19 @@ def test_readable_without_scripts(browser: Browser, report: Path) -> None:
     text = page.inner_text("body")
     assert "L2H1" in text and "0.877" in text and "Heat map of retrieval over 6 layers" in text
     assert not page.locator("#explore").is_visible()
+
+
+def test_the_head_that_a_card_names_has_the_label(headmap: HeadMap, tmp_path: Path) -> None:
+    """A rule with further conditions may leave out the head with the highest score."""
+    column = headmap.rule("retrieval").column
+    second = headmap.top("retrieval", 2).iloc[1]
+    named = f"L{second['layer']:.0f}H{second['head']:.0f}"
+    frame = headmap.frame.assign(**{column: False})
+    frame.loc[(frame["layer"] == second["layer"]) & (frame["head"] == second["head"]), column] = True
+    HeadMap(frame, headmap.meta).save(tmp_path / "map.parquet")
+    card = write_report(tmp_path / "map.parquet").read_text().split('href="#retrieval"')[1].split("</li>")[0]
+    assert f"most: {named}," in card
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(role_table(HeadMap(frame, headmap.meta), roles_of(HeadMap(frame, headmap.meta), 3)))
+    line = next(row for row in console.export_text().splitlines() if " retrieval " in row)
+    assert f"{named} 0." in line and "L2H1" not in line

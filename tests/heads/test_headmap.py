@@ -117,8 +117,17 @@ def test_compare_refuses_another_shape() -> None:
 
 
 def test_bad_files(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="there is no such file"):
-        HeadMap.open(tmp_path / "none.parquet")
+    make().save(tmp_path / "first" / "headmap.parquet")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "manifest.json").touch()
+    for name, says in {
+        "none.parquet": "There is no run folder or head map '.*none.parquet'.$",
+        "frist": "Did you mean '.*first'",
+        "": "is no run: it has no headmap.parquet; runs in it: .*first.$",
+        "begun": "has no head map yet",
+    }.items():
+        with pytest.raises(BadFile, match=says):
+            HeadMap.open(tmp_path / name)
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(BadFile, match="cannot be read"):

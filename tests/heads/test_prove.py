@@ -16,7 +16,7 @@ from headscope.heads.intervals import mean, share, standard_error
 from headscope.heads.presets import Portion
 from headscope.heads.proof import HeadSet, Outcome, curves
 from headscope.heads.prove import head_sets
-from headscope.probes import HeadId, Model, Refused, UnknownName
+from headscope.probes import HeadId, HeadscopeError, Model, Refused, UnknownName
 
 PRESET = Preset(
     name="tiny", about="", context=256, sample=16,
@@ -113,6 +113,9 @@ def test_wrong_runs_are_refused(smollm2: Model, run: Path, tmp_path: Path) -> No
     headmap = HeadMap.open(folder)
     with pytest.raises(UnknownName, match=r"no role 'retrival'\. Did you mean 'retrieval'"):
         head_sets(headmap, Trial(roles=("retrival",)))
+    unlabelled = HeadMap(headmap.frame, headmap.meta.model_copy(update={"rules": ()}))
+    with pytest.raises(HeadscopeError, match="there is no role to test"):
+        head_sets(unlabelled, Trial())
     HeadMap(headmap.frame, headmap.meta.model_copy(update={"fingerprint": "0" * 16})).save(
         folder / "headmap.parquet"
     )
