@@ -7,13 +7,17 @@ MODEL ?= smollm2
 OUT ?= runs/$(MODEL)
 WORKERS ?= 2
 
-.PHONY: scan test lint format docs clean
+.PHONY: scan test extras lint format docs clean
 
 scan: $(VENV)/.ready
 	$(BIN)/headscope scan $(MODEL) --preset standard --out $(OUT)
 
 test: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# SAELens, for sparse autoencoders, and TransformerLens, for the bridge: a scan does without.
+extras: $(VENV)/.ready
+	$(PIP) --editable '.[bridge,sae]'
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -268,7 +268,10 @@ def _boot_bridge(model: Model) -> Any:
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
-        raise HeadscopeError("The bridge needs transformer-lens: pip install 'headscope[bridge]'.") from error
+        raise HeadscopeError(
+            "The bridge needs TransformerLens: `make extras` in headscope's checkout installs it, "
+            "or `pip install transformer-lens`."
+        ) from error
     shared = {id(t): t for t in [*model.hf.parameters(), *model.hf.buffers()]}
     twin = copy.deepcopy(model.hf, memo=shared)
     twin.set_attn_implementation("eager")

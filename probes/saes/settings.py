@@ -80,7 +80,7 @@ def saelens() -> Any:
     except ImportError as error:
         raise HeadscopeError(
             f"Sparse autoencoders need SAELens ({error.name or error} is missing): "
-            "pip install 'headscope[sae]'."
+            "`make extras` in headscope's checkout installs it, or `pip install sae-lens`."
         ) from error
     return sae_lens
 
