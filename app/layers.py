@@ -82,9 +82,9 @@ def layer_section(folder: Path | None) -> LayerSection | None:
     file = folder / "layers.parquet" if folder else None
     if file is None or not file.exists():
         return None
-    from headscope.heads import MapMeta, read_table
+    from headscope.heads import read_layers
 
-    return section_of(read_table(file, MapMeta)[0])
+    return section_of(read_layers(file))
 
 
 def section_of(layers: pd.DataFrame) -> LayerSection | None:

@@ -53,6 +53,7 @@ from .gate_training import train_gates as train_gates
 from .headmap import ColumnInfo as ColumnInfo
 from .headmap import HeadMap as HeadMap
 from .headmap import MapMeta as MapMeta
+from .headmap import read_layers as read_layers
 from .imported import Known as Known
 from .kinds import Kinds as Kinds
 from .kinds import by_kind as by_kind

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from headscope.heads import intervals
 from headscope.heads.headmap import ColumnInfo, HeadMap
 from headscope.heads.run import text_hash
-from headscope.heads.storage import read_table
+from headscope.heads.storage import check_columns, read_table
+from headscope.probes import BadFile
 
 FILE = "ablations.parquet"
 _COLUMNS = {
@@ -114,7 +115,12 @@ class Ablations:
         Raises:
             BadFile: missing or damaged.
         """
-        return cls(*read_table(run / FILE, AblationsMeta))
+        table, meta = read_table(run / FILE, AblationsMeta)
+        once = ("layer", "head", "prompt")
+        check_columns(run / FILE, table, whole=once, numbers=("effect",), words=("kind",))
+        if table.duplicated([*once, "kind"]).any():
+            raise BadFile(f"The table {str(run / FILE)!r} has an ablation twice.")
+        return cls(table, meta)
 
     @classmethod
     def known(

@@ -15,12 +15,14 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from headscope.heads.looks import write_looks
-from headscope.heads.storage import read_json, read_table, write_json, write_table
+from headscope.heads.storage import check_columns, read_json, read_table, write_json, write_table
+from headscope.probes import BadFile
 
 if TYPE_CHECKING:
     from headscope.probes import Observation
 
 _PER_KIND = 2
+_PLACES = ("prompt", "layer", "head", "row", "rank", "key")
 
 
 class ShownPrompt(BaseModel):
@@ -97,7 +99,13 @@ def read_evidence(
     """
     prompts = read_json(folder / "prompts.json", Shown).prompts
     where = [("layer", "==", head[0]), ("head", "==", head[1])] if head else []
-    return prompts, read_table(folder / "rows.parquet", Shown, where)[0]
+    file = folder / "rows.parquet"
+    table = read_table(file, Shown, where)[0]
+    check_columns(file, table, whole=_PLACES, numbers=("mass",))
+    length = table["prompt"].map({p.index: len(p.tokens) for p in prompts})
+    if not (table["row"].between(0, length - 1) & table["key"].between(0, length - 1)).all():
+        raise BadFile(f"The table {str(file)!r} speaks of tokens that prompts.json does not have.")
+    return prompts, table
 
 
 def _kind(o: Observation) -> str:

@@ -276,3 +276,14 @@ def _one_row_each(frame: pd.DataFrame, g: Geometry) -> bool:
         and not frame.duplicated(["layer", "head"]).any()
         and bool((kv == head // g.group_size).all())
     )
+
+
+def read_layers(path: Path) -> pd.DataFrame:
+    """The measures of every layer that a scan leaves in `layers.parquet`.
+
+    Raises:
+        BadFile: missing, damaged, or no table of layers.
+    """
+    table, _ = read_table(path, MapMeta)
+    check_columns(path, table, whole=["layer"])
+    return table

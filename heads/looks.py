@@ -16,7 +16,14 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from headscope.heads.storage import read_json, read_table, write_atomically, write_json, write_table
+from headscope.heads.storage import (
+    check_columns,
+    read_json,
+    read_table,
+    write_atomically,
+    write_json,
+    write_table,
+)
 from headscope.probes import Picture, View
 from headscope.sinks import looking, visual_sinks
 
@@ -103,7 +110,9 @@ def read_looks(folder: Path, head: tuple[int, int]) -> list[Look]:
     if not (folder / "looks.json").exists():
         return []
     where = [("layer", "==", head[0]), ("head", "==", head[1])]
-    table, _ = read_table(folder / "looks.parquet", _Gallery, where)
+    file = folder / "looks.parquet"
+    table, _ = read_table(file, _Gallery, where)
+    check_columns(file, table, whole=("prompt", "token"), numbers=("mass",), flags=("sink",))
     found = []
     for seen in read_json(folder / "looks.json", _Gallery).seen:
         mine = table[table["prompt"] == seen.prompt]

@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from headscope.heads import intervals
-from headscope.heads.storage import read_table, write_table
+from headscope.heads.storage import check_columns, read_table, write_table
 from headscope.probes import HeadId
 
 FILE = "causal.parquet"
+_COUNTS = ("k", "labelled", "prompts", "draws")
+_NUMBERS = (
+    *(f"{name}{end}" for name in ("drop", "control_drop", "difference") for end in ("", "_low", "_high")),
+    *("control_worst", "control_labelled"),
+    *(
+        f"{who}{name}{end}"
+        for name in ("logprob_drop", "loss_rise")
+        for who in ("", "control_")
+        for end in ("", "_se")
+    ),
+)
 
 
 class ProofMeta(BaseModel):
@@ -88,7 +99,9 @@ class Proof:
         Raises:
             BadFile: missing or damaged.
         """
-        return cls(*read_table(run / FILE, ProofMeta))
+        curves, meta = read_table(run / FILE, ProofMeta)
+        check_columns(run / FILE, curves, whole=_COUNTS, numbers=_NUMBERS, words=("role", "heads"))
+        return cls(curves, meta)
 
 
 @dataclass(frozen=True)

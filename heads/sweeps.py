@@ -9,9 +9,13 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from headscope.heads.storage import read_table, write_table
+from headscope.heads.storage import check_columns, read_table, write_table
 
 FILE = "sweep.parquet"
+_NUMBERS = (
+    *("budget", "kv_share", "full_share", "kept", "kept_low", "kept_high", "accuracy"),
+    *("logprob_drop", "logprob_drop_se"),
+)
 ENOUGH = 0.95  # share of full attention's right answers that a usable policy keeps
 
 
@@ -73,7 +77,9 @@ class Sweep:
         Raises:
             BadFile: missing or damaged.
         """
-        return cls(*read_table(run / FILE, SweepMeta))
+        points, meta = read_table(run / FILE, SweepMeta)
+        check_columns(run / FILE, points, whole=("draw",), numbers=_NUMBERS, words=("by",))
+        return cls(points, meta)
 
     def curve(self, by: str) -> pd.DataFrame:
         """One way's points by rising `kv_share`; random draws averaged."""

@@ -16,12 +16,12 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from headscope.heads.headmap import HeadMap, MapMeta
+from headscope.heads.headmap import HeadMap, read_layers
 from headscope.heads.presets import Preset
 from headscope.heads.run import RunFolder
 from headscope.heads.scan import Progress, scan
 from headscope.heads.shards import Shards
-from headscope.heads.storage import read_json, read_table, write_json
+from headscope.heads.storage import read_json, write_json
 from headscope.probes import BadFile, Checkpoint, HeadscopeError, Model, load, unknown
 
 FILE = "checkpoints.json"
@@ -109,7 +109,7 @@ class Training:
     @cached_property
     def layers(self) -> pd.DataFrame:
         """The layer profiles (`layers.parquet`) one below the other, with the column `step`."""
-        tables = [read_table(RunFolder(m.path).layers, MapMeta)[0] for m in self.maps if m.path]
+        tables = [read_layers(RunFolder(m.path).layers) for m in self.maps if m.path]
         return self._below(tables)
 
     def over(self, column: str) -> pd.DataFrame:

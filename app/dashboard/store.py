@@ -174,9 +174,9 @@ def _manifest(stamp: Stamp) -> Manifest:
 
 @st.cache_resource(max_entries=6, show_spinner=False)
 def _layers(stamp: Stamp) -> pd.DataFrame:
-    from headscope.heads import MapMeta, read_table
+    from headscope.heads import read_layers
 
-    return read_table(Path(stamp[0]), MapMeta)[0]
+    return read_layers(Path(stamp[0]))
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)

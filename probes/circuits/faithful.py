@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from headscope.probes.circuits.ablate import edge_runs, head_runs
 from headscope.probes.circuits.anatomy import anatomy
@@ -68,6 +68,13 @@ class Curve(BaseModel):
     cpr_se: float | None
     cmd: float
     cmd_se: float | None
+
+    @model_validator(mode="after")
+    def _even(self) -> Curve:
+        each = {len(self.share), len(self.count), len(self.kept), len(self.f), len(self.f_se)}
+        if len(each | {len(self.kept_share_se or self.share)}) != 1:
+            raise ValueError("a curve has one share, count, kept, f and standard error of each size")
+        return self
 
     def smallest(self, share: float = 0.8) -> int | None:
         """How many heads or edges the smallest circuit has that keeps this share of the log-odds."""
