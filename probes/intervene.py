@@ -6,6 +6,7 @@ is one file in the `interventions` folder of `probes`, `sinks` or `heads`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -186,7 +187,7 @@ def fit(
 
     Raises:
         UnknownName: no such method.
-        HeadscopeError: heads the model lacks, settings out of range, nothing to learn from.
+        HeadscopeError: heads the model lacks, settings or a strength out of range, nothing to learn from.
     """
     entry = INTERVENTIONS[method]
     chosen = None if heads is None else tuple(HeadId.parse(h) if isinstance(h, str) else h for h in heads)
@@ -194,6 +195,8 @@ def fit(
         if not model.geometry.has(head):
             g = model.geometry
             raise HeadscopeError(f"{model.name!r} has {g.layers} layers of {g.heads} heads, no {head}.")
+    if strength is not None and not math.isfinite(strength):
+        raise HeadscopeError(f"strength is {strength}; it is a finite number, 1 to leave heads as they are.")
     learned = entry.learn(model, chosen, prompts, _settings(entry, settings), seed)
     kept = entry.strength if strength is None else strength
     where = source or Source()

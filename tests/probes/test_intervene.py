@@ -276,6 +276,8 @@ def test_what_cannot_be_fitted_is_said_in_one_sentence(models: Callable[[str], M
         fit(model, "zero")
     with pytest.raises(HeadscopeError, match="settings of 'resample' are wrong: rows"):
         fit(model, "resample", heads=["L0H0"], rows=0)
+    with pytest.raises(HeadscopeError, match="strength is nan; it is a finite number"):
+        fit(model, "zero", heads=["L0H0"], strength=float("nan"))
 
 
 heads = st.lists(
