@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
@@ -99,9 +100,9 @@ def attribute(
 def _answered(
     model: Model, tasks: Sequence[str], lengths: Sequence[int], count: int, seed: int, haystack: str | None
 ) -> list[Prompt]:
-    """Prompts the model answers right, the same number of each task and length."""
+    """Prompts the model answers right, of every task and length alike, one at most more than of another."""
     each = -(-count // (len(tasks) * len(lengths)))
-    found: list[Prompt] = []
+    cells: list[list[Prompt]] = []
     for task in tasks:
         for length in lengths:
             made = TASKS[task].prompts(
@@ -110,7 +111,8 @@ def _answered(
             )  # fmt: skip
             Random(seed).shuffle(made)  # they come ordered by depth
             right = (p for p in made if p.answer and answer(model, None, p).right)
-            found += [p for p, _ in zip(right, range(each), strict=False)]
+            cells.append([p for p, _ in zip(right, range(each), strict=False)])
+    found = [p for turn in zip_longest(*cells) for p in turn if p]
     if len(found) < 2:
         raise HeadscopeError(
             f"{model.name!r} answers {len(found)} of the {', '.join(tasks)} prompts right, at least 2 are "

@@ -42,7 +42,8 @@ def over_prompts(means: Sequence[ArrayLike], variances: Sequence[ArrayLike] | No
         return Estimate(value, np.sqrt(between))
     noise = np.stack([np.asarray(v, np.float64) for v in variances])
     within = _divide(np.where(defined, noise, 0.0).sum(0), count**2)
-    return Estimate(value, np.sqrt(np.fmax(between, within)))
+    # A prompt of which every row was read has no sampling error, which alone is no error of 0.
+    return Estimate(value, np.sqrt(np.fmax(between, np.where(within > 0, within, np.nan))))
 
 
 def _divide(

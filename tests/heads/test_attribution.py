@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from tokenizer_zoo import tokenizer
 from zoo import tiny
 
-from headscope.heads import Origin, Policy, Window, streaming_loss
-from headscope.heads.quality import answer
+from headscope.heads import Origin, Policy, Window, attribution, streaming_loss
+from headscope.heads.quality import Answer, answer
 from headscope.probes import HeadscopeError, Model, Prompt, load
 
 WINDOW = Window(sink=2, recent=4)
@@ -72,3 +76,15 @@ def test_weights_stay_as_they_were_and_answers_are_needed(llama: Model) -> None:
     assert all(p.requires_grad and p.grad is None for p in llama.hf.parameters())
     with pytest.raises(HeadscopeError, match="None of the prompts has an answer"):
         streaming_loss(llama, [Prompt("test", (1, 2, 3))], WINDOW)
+
+
+@pytest.mark.parametrize(("count", "each"), [(8, [2, 2, 1, 1, 1, 1]), (6, [1] * 6), (2, [1, 1, 0, 0, 0, 0])])
+def test_every_task_and_length_gets_its_share_of_the_prompts(
+    monkeypatch: pytest.MonkeyPatch, count: int, each: list[int]
+) -> None:
+    tasks, lengths = ("needle", "passkey", "keyvalue"), (400, 500)
+    monkeypatch.setattr(attribution, "answer", lambda *_: Answer(right=True, logprob=0.0))
+    model: Any = SimpleNamespace(name="any", reader=lambda _: tokenizer("bytes_digits"))
+    asked = attribution._answered(model, tasks, lengths, count, 0, None)
+    cells = [(t, n) for t in tasks for n in lengths]
+    assert [sum((p.task, p.meta["length"]) == cell for p in asked) for cell in cells] == each

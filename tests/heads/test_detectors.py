@@ -87,6 +87,14 @@ def test_error_bars_with_gaps() -> None:
     assert np.isnan(gap.se[1])  # one exact prompt says nothing about its error
 
 
+def test_a_single_prompt_read_row_by_row_has_no_error_bar() -> None:
+    """Sampled rows give it that of the sample; where none was left out, nothing is known, and not 0."""
+    one = over_prompts([[0.4, 0.4]], [[0.0, 0.01]])
+    assert np.isnan(one.se[0]) and one.se[1] == pytest.approx(0.1)
+    alike = over_prompts([[0.4], [0.4]], [[0.0], [0.0]])
+    assert alike.se[0] == 0
+
+
 def test_prompts_with_wrong_labels_are_refused() -> None:
     with pytest.raises(Exception, match="does not lie within"):
         Prompt("needle", IDS, {"needle": (2, 80)})
