@@ -1,85 +1,112 @@
-"""Figures about one head: where it stands among all heads, and how it differs between kinds of text."""
+"""Figures about one head, as shares of a width: where it stands among all heads, and by kind of text."""
 
 from __future__ import annotations
 
-import html
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import plotly.graph_objects as go
 
-from headscope.app.axes import layout
-from headscope.app.headview import Score
-from headscope.app.palette import COLOURS, NEUTRAL, Theme, alpha, hues
+from headscope.app.headview import Score, row_of
+from headscope.app.looks import with_error
+from headscope.app.palette import hue_of
 
 if TYPE_CHECKING:
     from headscope.heads import HeadMap
 
 
-def standing(headmap: HeadMap, scores: Sequence[Score], *, theme: Theme = "light") -> go.Figure:
-    """Scores between 0 and 1 of one head, over the spread of all heads.
+@dataclass(frozen=True)
+class Line:
+    """One score of a figure; places are in percent of its width.
 
-    One line per score: the middle half of all heads as a thick bar, the middle 90% as a thin one,
-    and this head as a dot with two standard errors to either side, in the hue of the score's role.
+    Attributes:
+        name: the score, or the kind of text.
+        says: its value, in words.
+        about: more words, shown on demand.
+        at: where the value stands.
+        error: two standard errors to either side, as far as they can be drawn.
+        hue: its colour in a style.
+        spread: the middle 90% and the middle half of all heads, where they are shown.
     """
-    figure = go.Figure(layout=layout(theme, 50 + 30 * len(scores)))
-    grey, names = COLOURS[theme]["muted"], [html.escape(s.name) for s in scores]
-    hue = hues(headmap.roles)
-    of_role = {headmap.rule(r).score: hue[r] for r in headmap.roles}
-    for low, high, width in ((0.05, 0.95, 3), (0.25, 0.75, 11)):
-        ends = [headmap.frame[s.name].quantile([low, high]).tolist() for s in scores]
-        figure.add_scatter(
-            x=[x for pair in ends for x in (*pair, None)],
-            y=[y for name in names for y in (name, name, None)],
-            mode="lines", line={"color": alpha(grey, 0.38), "width": width}, hoverinfo="skip",
-        )  # fmt: skip
-    colours = [of_role.get(s.name, NEUTRAL).on(theme) for s in scores]
-    for score, name, colour in zip(scores, names, colours, strict=True):
-        error = 2 * score.error if np.isfinite(score.error) else 0.0
-        figure.add_scatter(
-            x=[score.value - error, score.value + error], y=[name] * 2, mode="lines",
-            line={"color": colour, "width": 2}, hoverinfo="skip",
-        )  # fmt: skip
-    figure.add_scatter(
-        x=[s.value for s in scores],
-        y=names,
-        mode="markers",
-        marker={"color": colours, "size": 11, "line": {"color": COLOURS[theme]["paper"], "width": 1.5}},
-        customdata=[[s.error, s.rank, s.of, html.escape(s.info.about)] for s in scores],
-        hovertemplate=(
-            "<b>%{y}</b> %{x:.4f} ± %{customdata[0]:.4f}<br>rank %{customdata[1]} of %{customdata[2]}"
-            "<br>%{customdata[3]}<extra></extra>"
-        ),
-    )
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(range=[-0.03, 1.03], showgrid=True, nticks=6)
-    return figure
+
+    name: str
+    says: str
+    about: str
+    at: float
+    error: tuple[float, float]
+    hue: str
+    spread: tuple[tuple[float, float], ...] = ()
 
 
-def kind_bars(
-    headmap: HeadMap, layer: int, head: int, prefix: str, *, role: str | None = None, theme: Theme = "light"
-) -> go.Figure:
+@dataclass(frozen=True)
+class Lines:
+    """Lines on one scale, and the scale's ticks as places with their words."""
+
+    lines: tuple[Line, ...]
+    ticks: tuple[tuple[float, str], ...]
+    zero: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Scale:
+    low: float
+    high: float
+
+    def at(self, value: float) -> float:
+        """Percent of the width; the nearest end's beyond."""
+        return 100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def around(self, value: float, error: float) -> tuple[float, float]:
+        wide = 2 * error if np.isfinite(error) else 0.0
+        return self.at(value - wide), self.at(value + wide)
+
+    def lines(self, lines: Sequence[Line]) -> Lines:
+        step = _step(self.high - self.low)
+        ticks = np.arange(math.ceil(self.low / step), math.floor(self.high / step) + 1) * step
+        digits = max(0, -math.floor(math.log10(step)))
+        return Lines(tuple(lines), tuple((self.at(v), f"{v:.{digits}f}") for v in ticks), self.at(0.0))
+
+
+def _step(width: float) -> float:
+    """The finest step of 1, 2 or 5 that leaves five at most."""
+    rough = width / 5 * (1 - 1e-9)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    return next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough)
+
+
+def standing(headmap: HeadMap, scores: Sequence[Score]) -> Lines:
+    """Scores between 0 and 1 of one head, over the spread of all heads, in the hues of their roles."""
+    scale, of_role = _Scale(0.0, 1.0), {headmap.rule(r).score: hue_of(r) for r in headmap.roles}
+    found = []
+    for s in scores:
+        q05, q25, q75, q95 = (
+            scale.at(q) for q in headmap.frame[s.name].quantile([0.05, 0.25, 0.75, 0.95]).tolist()
+        )
+        about = f"{s.name}: {s.info.about}; rank {s.rank} of {s.of}"
+        error, hue = scale.around(s.value, s.error), of_role.get(s.name, "var(--muted)")
+        words = with_error(s.value, s.error)
+        found.append(Line(s.name, words, about, scale.at(s.value), error, hue, ((q05, q95), (q25, q75))))
+    return scale.lines(found)
+
+
+def kind_bars(headmap: HeadMap, layer: int, head: int, prefix: str, *, role: str | None = None) -> Lines:
     """A score that exists once per kind of text (`<prefix><kind>` columns), for one head."""
-    frame = headmap.frame
-    row = frame[(frame["layer"] == layer) & (frame["head"] == head)].iloc[0]
+    row = row_of(headmap, layer, head)
     kinds = [c.removeprefix(prefix) for c in headmap.meta.columns if c.startswith(prefix)]
+    values = [float(row[f"{prefix}{kind}"]) for kind in kinds]
     errors = [float(row.get(f"{prefix}{kind}_se", np.nan)) for kind in kinds]
-    hue = hues(headmap.roles)[role] if role in headmap.roles else NEUTRAL
-    figure = go.Figure(layout=layout(theme, 60 + 34 * len(kinds)))
-    figure.add_bar(
-        x=[float(row[f"{prefix}{kind}"]) for kind in kinds],
-        y=[html.escape(kind) for kind in kinds],
-        orientation="h",
-        marker={"color": alpha(hue.on(theme), 0.75)},
-        error_x={"array": [2 * e if np.isfinite(e) else 0.0 for e in errors], "color": COLOURS[theme]["ink"],
-                 "thickness": 1.2, "width": 4},
-        customdata=errors,
-        hovertemplate="%{y} %{x:.4f} ± %{customdata:.4f}<extra></extra>",
-    )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", type="category")
-    bounded = all(headmap.meta.columns[f"{prefix}{kind}"].high == 1 for kind in kinds)
-    figure.update_xaxes(
-        showgrid=True, nticks=6, **({"range": [0, 1.03]} if bounded else {"rangemode": "tozero"})
+    if all(headmap.meta.columns[f"{prefix}{kind}"].high == 1 for kind in kinds):
+        scale = _Scale(0.0, 1.0)
+    else:
+        ends = np.nan_to_num([0.0, *values]) + 2 * np.outer([-1, 1], np.nan_to_num([0.0, *errors]))
+        scale = _Scale(min(0.0, float(min(values, default=0.0))), float(ends.max()) or 1.0)
+    hue = hue_of(role) if role in headmap.roles and role else "var(--muted)"
+    return scale.lines(
+        [
+            Line(kind, with_error(v, e), kind, scale.at(v), scale.around(v, e), hue)
+            for kind, v, e in zip(kinds, values, errors, strict=True)
+            if np.isfinite(v)
+        ]
     )
-    return figure

@@ -19,7 +19,7 @@ from headscope.app.palette import COLOURS, Theme, hue_of, hues, variable
 if TYPE_CHECKING:
     from headscope.heads import HeadMap
 
-_CELL, _GAP, _LEFT, _TOP = 20, 2, 34, 4
+CELL, _GAP, _LEFT, _TOP = 20, 2, 34, 4
 _GROUP_GAP = 7  # between KV groups
 
 
@@ -33,17 +33,23 @@ def theme_variables(roles: list[str], theme: Theme) -> Markup:
 def label_map(headmap: HeadMap) -> Markup:
     """The map as an SVG element; every cell says in words what it is."""
     g = headmap.meta.geometry
-    width = _LEFT + g.layers * (_CELL + _GAP)
-    height = _top(headmap, g.heads - 1) + _CELL + 30
     text = f"Map of {g.layers} layers by {g.heads} heads of {headmap.meta.model}, coloured by role."
+    return drawn(headmap, text, _cells(headmap))
+
+
+def drawn(headmap: HeadMap, text: str, cells: Markup) -> Markup:
+    """A map of these cells as an SVG element, which `text` describes."""
+    g = headmap.meta.geometry
+    width = _LEFT + g.layers * (CELL + _GAP)
+    height = _top(headmap, g.heads - 1) + CELL + 30
     style = f"min-width:{_LEFT + 15 * g.layers}px;max-width:{round(width * 1.7)}px"
     start = Markup('<svg class="labelmap" viewBox="0 0 {} {}" role="img" aria-label="{}" style="{}">')
-    return (
-        start.format(width, height, text, style)
-        + _cells(headmap)
-        + _ticks(headmap, height)
-        + Markup("</svg>")
-    )
+    return start.format(width, height, text, style) + cells + _ticks(headmap, height) + Markup("</svg>")
+
+
+def place(headmap: HeadMap, layer: int, head: int) -> tuple[int, int]:
+    """The left and upper edge of a head's cell, whose sides are `CELL`."""
+    return _LEFT + layer * (CELL + _GAP), _top(headmap, head)
 
 
 def common(headmap: HeadMap, share: float = 0.3) -> list[str]:
@@ -73,16 +79,16 @@ class _Look:
 
     def cell(self, layer: int, head: int, kv: int, y: int) -> str:
         """The markup of one head; everything in it but numbers was escaped before."""
-        x = _LEFT + layer * (_CELL + _GAP)
+        x = _LEFT + layer * (CELL + _GAP)
         marks = "".join(
-            f'<circle cx="{x + 4.5 + 5.6 * i:g}" cy="{y + _CELL - 4.5}" r="2.6" style="fill:{mark}" '
+            f'<circle cx="{x + 4.5 + 5.6 * i:g}" cy="{y + CELL - 4.5}" r="2.6" style="fill:{mark}" '
             'stroke="var(--paper)"/>'
             for i, mark in enumerate(self.marks)
         )
         return (
             f'<g data-layer="{layer}" data-head="{head}">'
             f"<title>L{layer}H{head} (KV head {kv}): {self.words}</title>"
-            f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" rx="3" style="fill:{self.fill}"/>'
+            f'<rect x="{x}" y="{y}" width="{CELL}" height="{CELL}" rx="3" style="fill:{self.fill}"/>'
             f"{marks}</g>"
         )
 
@@ -103,23 +109,21 @@ def _cells(headmap: HeadMap) -> Markup:
 def _top(headmap: HeadMap, head: int) -> int:
     g = headmap.meta.geometry
     gaps = g.kv_head(head) if g.group_size > 1 and g.kv_heads > 1 else 0
-    return _TOP + head * (_CELL + _GAP) + gaps * _GROUP_GAP
+    return _TOP + head * (CELL + _GAP) + gaps * _GROUP_GAP
 
 
 def _ticks(headmap: HeadMap, height: int) -> Markup:
     """Layer numbers below, head numbers on the left."""
     g = headmap.meta.geometry
     every = 1 if g.layers <= 16 else 5
-    columns = [
-        _text(_LEFT + i * (_CELL + _GAP) + _CELL / 2, height - 18, i) for i in range(0, g.layers, every)
-    ]
+    columns = [_text(_LEFT + i * (CELL + _GAP) + CELL / 2, height - 18, i) for i in range(0, g.layers, every)]
     rows = [
-        _text(_LEFT - 7, _top(headmap, h) + _CELL / 2 + 3.5, h, "end")
+        _text(_LEFT - 7, _top(headmap, h) + CELL / 2 + 3.5, h, "end")
         for h in range(0, g.heads, 1 if g.heads <= 16 else max(g.group_size, 4))
     ]
-    middle = (_top(headmap, g.heads - 1) + _CELL) / 2
+    middle = (_top(headmap, g.heads - 1) + CELL) / 2
     names = [
-        _text(_LEFT + g.layers * (_CELL + _GAP) / 2, height - 4, "layer"),
+        _text(_LEFT + g.layers * (CELL + _GAP) / 2, height - 4, "layer"),
         Markup('<g transform="translate(9 {:g}) rotate(-90)">{}</g>').format(middle, _text(0, 0, "head")),
     ]
     return Markup("").join([*columns, *rows, *names])

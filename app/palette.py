@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 Theme = Literal["light", "dark"]
@@ -92,6 +93,14 @@ def ramp(hue: Hue, theme: Theme, *, diverging: bool = False) -> list[list[Any]]:
     negative = _HUES["brown" if hue != _HUES["brown"] else "sky"].on(theme)
     down = [[0.0, negative], [0.25, mix(empty, negative, 0.45)]]
     return [*down, *([0.5 + at / 2, colour] for at, colour in up)]
+
+
+def shade(colours: Sequence[Sequence[Any]], t: float) -> str:
+    """The colour of a ramp at `t`, 0 ... 1; the nearest end's beyond."""
+    for (a, below), (b, above) in pairwise(colours):
+        if t <= b:
+            return mix(below, above, max(0.0, (t - a) / (b - a)))
+    return str(colours[-1][1])
 
 
 def _rgb(colour: str) -> list[int]:

@@ -4,7 +4,7 @@
 
 Synthetic runs of 30 x 9, 80 x 64 and 126 x 128 heads, with evidence, are written to a temporary
 folder and opened in Chromium from a server started for the purpose; one visit warms it up. Opening
-is the time from the request to the last chart drawn, in a fresh browser context with an empty
+is the time from the request to the map, or a head's scores, drawn, in a fresh browser context with an empty
 cache; a click counts until the head's name stands on its page. Median of the repeats, smallest and
 largest beside it; printed and written as they come.
 """
@@ -126,13 +126,7 @@ def visit(
     return opened, reached
 
 
-def on_score(page: Page) -> None:
-    box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
-    assert box
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-
-
-def on_roles(page: Page) -> None:
+def on_map(page: Page) -> None:
     page.locator('.labelmap [data-layer="20"][data-head="5"]').click()
 
 
@@ -145,14 +139,14 @@ def measure(
     browser: Browser, address: str, shapes: Sequence[str], repeats: int
 ) -> Iterator[tuple[str, dict[str, list[float]]]]:
     """The times of one shape, again after every kind of visit."""
-    roles, score = ".labelmap", ".js-plotly-plot .main-svg"
-    visit(browser, f"{address}/atlas?run={shapes[0]}", roles)  # warms the server up
+    cells, lines = ".labelmap", ".hs-lines"
+    visit(browser, f"{address}/atlas?run={shapes[0]}", cells)  # warms the server up
     for shape in shapes:
         url, found = f"{address}/atlas?run={shape}", dict[str, list[float]]()
         head = f"{address}/head?run={shape}&layer=20&head=5"
         for name, at, drawn, click in (
-            ("roles", url, roles, on_roles), ("score", f"{url}&show=retrieval", score, on_score),
-            ("head", head, score, None),
+            ("roles", url, cells, on_map), ("score", f"{url}&show=retrieval", cells, on_map),
+            ("head", head, lines, None),
         ):  # fmt: skip
             seconds = [visit(browser, at, drawn, click) for _ in range(repeats)]
             found[f"open {name}"] = [opened for opened, _ in seconds]

@@ -22,7 +22,6 @@ _TOP = 15
 
 def show() -> None:
     """Draw the page."""
-    pick.follow("map-score")
     left, right = st.columns((3, 1), vertical_alignment="bottom")
     with right:
         run = store.chosen_run()
@@ -32,7 +31,8 @@ def show() -> None:
     with left:
         look.heading(headmap.meta.model, eyebrow=_eyebrow(headmap))
     of, marks = _controls(headmap)
-    chart, side = st.columns((3.4, 1), gap="medium")
+    with st.container(key="map"):  # one below the other where it is narrow
+        chart, side = st.columns((3.4, 1), gap="medium")
     with chart:
         _roles(run, headmap) if of == _ROLES else _score(headmap, of, marks)
         if own.roles:

@@ -18,7 +18,6 @@ _SHOWN = 200  # changed heads listed
 
 def show() -> None:
     """Draw the page."""
-    pick.follow("map-difference")
     look.heading("Compare")
     left, right = st.columns(2)
     with left:

@@ -107,11 +107,8 @@ def _standing(headmap: HeadMap, scores: list[Score], layer: int, head: int) -> N
         look.note("This map has no score between 0 and 1.")
         return
     best = min(shown, key=lambda s: s.rank)
-    st.plotly_chart(
-        headfigures.standing(headmap, shown, theme=look.theme()), theme=None, key="standing",
-        config={"displayModeBar": False},
-        alt=f"Scores of L{layer}H{head} among all heads; best rank: {best.name}, {best.rank} of {best.of}.",
-    )  # fmt: skip
+    alt = f"Scores of L{layer}H{head} among all heads; best rank: {best.name}, {best.rank} of {best.of}."
+    look.html(look.part("lines", figure=headfigures.standing(headmap, shown), alt=alt))
     look.note("Bars: the middle half and 90% of all heads. Dot: this head, with two standard errors.")
 
 
@@ -149,11 +146,8 @@ def _by_kind(headmap: HeadMap, layer: int, head: int) -> None:
     for column, prefix in zip(st.columns(len(there), gap="large"), there, strict=True):
         with column:
             look.note(_KINDS[prefix])
-            st.plotly_chart(
-                headfigures.kind_bars(headmap, layer, head, prefix, role=role, theme=look.theme()),
-                theme=None, key=f"kinds-{prefix}", config={"displayModeBar": False},
-                alt=f"{_KINDS[prefix]}, of L{layer}H{head}.",
-            )  # fmt: skip
+            figure = headfigures.kind_bars(headmap, layer, head, prefix, role=role)
+            look.html(look.part("lines", figure=figure, alt=f"{_KINDS[prefix]}, of L{layer}H{head}."))
 
 
 def _group(headmap: HeadMap, layer: int, head: int) -> None:

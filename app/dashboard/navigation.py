@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -20,12 +19,6 @@ PAGES = {
     "circuits": ("Circuits", ":material/account_tree:"),
 }
 _KEPT = ("run", "at.")  # what the pages of a run share
-_GO = """
-export default function ({ data }) {
-  window.history.pushState({}, "", data);
-  window.dispatchEvent(new PopStateEvent("popstate")); // Streamlit then goes where the address points
-}
-"""
 
 
 def shared() -> dict[str, str]:
@@ -46,14 +39,3 @@ def bar() -> None:
 def url(page: str, **query: object) -> str:
     """The address of a view, relative to the server."""
     return f"/{page}?{urlencode(shared() | {name: str(value) for name, value in query.items()})}"
-
-
-def go(page: str, **query: object) -> NoReturn:
-    """Another page.
-
-    Not `st.switch_page`: with a query, that leaves two steps in the history, the first of them at
-    an address that never was.
-    """
-    mount: Any = st.components.v2.component("headscope.go", js=_GO)
-    mount(data=url(page, **query), key="go")
-    st.stop()

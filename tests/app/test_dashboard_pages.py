@@ -137,9 +137,32 @@ def test_verdicts_and_ranks_follow_the_columns(headmap: HeadMap) -> None:
     assert (scores["retrieval"].rank, scores["retrieval"].of) == (1, 24)
     assert scores_of(headmap, 0, 0)[3].rank == 0  # made_up is undefined there
     figure = headfigures.standing(headmap, list(scores.values()))
-    assert list(figure.data[-1].x) == [s.value for s in scores.values()]
+    assert [line.at / 100 for line in figure.lines] == pytest.approx([s.value for s in scores.values()])
+    middle = headmap.frame["sink"].quantile([0.25, 0.75])
+    assert figure.lines[1].spread[1] == pytest.approx(tuple(100 * middle))
+    assert figure.lines[0].error == pytest.approx(
+        tuple(min(100, 100 * (scores["retrieval"].value + d * scores["retrieval"].error)) for d in (-2, 2))
+    )
+
+
+def test_bars_by_kind_of_text_begin_at_zero(headmap: HeadMap) -> None:
+    row = headmap.frame.query("layer == 2 and head == 1").iloc[0]
     bars = headfigures.kind_bars(headmap, 2, 1, "sink_mass_")
-    assert list(bars.data[0].x) == [scores["sink_mass_prose"].value, scores["sink_mass_code"].value]
+    assert {line.name: line.at / 100 for line in bars.lines} == pytest.approx(
+        {k: row[f"sink_mass_{k}"] for k in ("prose", "code")}
+    )
+    assert bars.zero == 0 and [word for _, word in bars.ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    for name in ("sink_mass_prose", "sink_mass_code"):  # a score of no fixed range
+        headmap.meta.columns[name] = headmap.meta.columns[name].model_copy(update={"high": None})
+    highest = max(row[f"sink_mass_{k}"] + 2 * row[f"sink_mass_{k}_se"] for k in ("prose", "code"))
+    bars = headfigures.kind_bars(headmap, 2, 1, "sink_mass_")
+    assert bars.lines[0].at == pytest.approx(100 * row["sink_mass_prose"] / highest)
+    assert all(at == pytest.approx(100 * float(word) / highest) for at, word in bars.ticks)
+    headmap.frame["sink_mass_code"] = -0.5
+    bars = headfigures.kind_bars(headmap, 2, 1, "sink_mass_")
+    assert bars.lines[1].at == 0 and 0 < bars.zero < 100 and bars.lines[0].at > bars.zero
+    headmap.frame["sink_mass_code"] = np.nan
+    assert [line.name for line in headfigures.kind_bars(headmap, 2, 1, "sink_mass_").lines] == ["prose"]
 
 
 def test_depth_profiles_are_the_layers_means(headmap: HeadMap) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from headscope.app import kind_map, label_map, layer_line, score_map
 from headscope.app.charts import chart, paint
-from headscope.app.palette import COLOURS, Theme, hues, ramp
+from headscope.app.palette import COLOURS, Theme, hues, ramp, shade
+from headscope.app.scoremap import score_svg
 from headscope.heads import HeadMap
 
 
@@ -23,6 +26,36 @@ def test_score_map_has_every_cell(headmap: HeadMap, theme: Theme) -> None:
     assert len(outlines.x) == 6 * len(labelled)
     assert np.mean(outlines.x[:4]) == labelled.iloc[0]["layer"]
     assert figure.layout.coloraxis.colorscale[0][1] == COLOURS[theme]["empty"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_map_as_markup_has_the_colours_of_the_figure(headmap: HeadMap, theme: Theme) -> None:
+    figure = score_map(headmap, "retrieval", role="retrieval", theme=theme)
+    svg = score_svg(headmap, "retrieval", role="retrieval", marks=["retrieval"], theme=theme, alt="<alt>")
+    cells = re.findall(
+        r'data-layer="(\d+)" data-head="(\d+)"><title>(.*?)</title><rect[^>]*fill="(.*?)"', svg
+    )
+    assert len(cells) == len(headmap.frame) and "&lt;alt&gt;" in svg
+    best = next(c for c in cells if c[:2] == ("2", "1"))
+    assert "L2H1 (KV head 0): retrieval 0.8765 ± " in best[2] and "; " in best[2]
+    assert best[3] == figure.layout.coloraxis.colorscale[-1][1]  # the highest of all
+    assert svg.count("M") == int(headmap.frame["is_retrieval"].sum())
+
+
+def test_a_map_as_markup_says_what_is_unknown_and_escapes_names(headmap: HeadMap) -> None:
+    headmap.frame["<b>"] = headmap.frame["made_up"]
+    svg = score_svg(headmap, "<b>")
+    assert "L0H0 (KV head 0): &lt;b&gt; unknown" in svg and 'fill="none"' in svg and "<b>:" not in svg
+    headmap.frame["sink"] -= 0.7
+    signed = score_svg(headmap, "sink")
+    assert signed.count("%,") == 4 and "<span>0.000</span>" in signed
+
+
+def test_colours_between_the_ends_of_a_ramp() -> None:
+    colours = [[0.0, "#000000"], [0.5, "#808080"], [1.0, "#ff0000"]]
+    assert [shade(colours, t) for t in (-1, 0, 0.25, 0.5, 1, 2)] == [
+        "#000000", "#000000", "#404040", "#808080", "#ff0000", "#ff0000",
+    ]  # fmt: skip
 
 
 def test_undefined_scores_are_empty_cells(headmap: HeadMap) -> None:
