@@ -37,7 +37,8 @@ def prove(
 ) -> None:
     """Test a run's roles by ablation, against random heads of the same layers.
 
-    Adds causal.parquet and the column `causal` to the run, and writes its report again.
+    Adds causal.parquet and the column `causal` to the run, and writes its report again. Other roles of an
+    earlier test stay if its settings are the same; a test of other settings is replaced.
 
     Examples:
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headscope.heads import intervals
 from headscope.heads.storage import check_columns, read_table, write_table
-from headscope.probes import HeadId
+from headscope.probes import BadFile, HeadId
 
 FILE = "causal.parquet"
 _COUNTS = ("k", "labelled", "prompts", "draws")
@@ -91,6 +91,18 @@ class Proof:
     def save(self, run: Path) -> None:
         """Write it into a run folder, whole or not at all."""
         write_table(run / FILE, self.curves, self.meta)
+
+    def joined(self, run: Path) -> Proof:
+        """With the roles and k's that a test of the same settings has left in a run folder."""
+        try:
+            earlier = Proof.open(run)
+        except BadFile:
+            return self
+        if earlier.meta != self.meta:
+            return self
+        own = pd.MultiIndex.from_frame(self.curves[["role", "k"]])
+        others = earlier.curves[~pd.MultiIndex.from_frame(earlier.curves[["role", "k"]]).isin(own)]
+        return Proof(pd.concat([others, self.curves], ignore_index=True), self.meta)
 
     @classmethod
     def open(cls, run: Path) -> Proof:

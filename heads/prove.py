@@ -81,7 +81,8 @@ def prove(
 ) -> Proof:
     """Test the roles of a run and write what was found into it.
 
-    Adds `causal.parquet` (the curves) and, to `headmap.parquet`, the column `causal`.
+    Adds `causal.parquet` (the curves) and, to `headmap.parquet`, the column `causal`. Curves of other
+    roles that a test of the same settings has left there stay; a test of other settings is replaced.
 
     Args:
         model: the model that was scanned.
@@ -103,7 +104,7 @@ def prove(
     found, meta = _curves(model, everything, sets, trial, haystack, lambda n: progress(n, total))
     proof = Proof(found, meta)
     scores = _alone(model, everything, trial, haystack, lambda n: progress(trial.prompts + n, total))
-    proof.save(folder)
+    proof.joined(folder).save(folder)
     # Read again: something else may have added a column meanwhile.
     _annotate(HeadMap.open(folder), scores, trial).save(folder / "headmap.parquet")
     return proof

@@ -64,6 +64,18 @@ def test_the_report_shows_it_when_it_is_there(run: Path, proven: Path, tmp_path:
     assert [trace["name"] for trace in figure["data"]] == ["random heads", "retrieval heads"]
 
 
+def test_a_further_role_joins_a_test_of_the_same_settings(proven: Path) -> None:
+    first = made_up()
+    other = first.curves.assign(role="induction")
+    assert Proof(other, META).joined(proven).curves["role"].tolist() == ["retrieval"] * 2 + ["induction"] * 2
+    again = Proof(first.curves.iloc[:1].assign(drop=0.5), META).joined(proven).curves.set_index("k")
+    assert again["drop"].to_dict() == {3: 1.0, 1: 0.5}
+    elsewhere = Proof(other, META.model_copy(update={"positions": "all"}))
+    assert elsewhere.joined(proven) is elsewhere
+    (proven / "causal.parquet").write_bytes(b"nothing of the kind")
+    assert Proof(other, META).joined(proven).curves is other
+
+
 def test_the_figure_has_the_tables_numbers(headmap: HeadMap) -> None:
     proof = made_up()
     control, chosen = proof_curve(proof, "retrieval", headmap=headmap).data
