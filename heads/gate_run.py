@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headscope.heads.headmap import ColumnInfo, HeadMap, MapMeta
-from headscope.heads.run import Journal, differences, versions
+from headscope.heads.run import Journal, Manifest, differences, versions
 from headscope.heads.storage import read_table, write_table
 from headscope.probes import (
     BadFile,
@@ -112,6 +112,18 @@ class GateManifest(Journal[GatePlan]):
     """
 
     kind: Literal["gates"] = "gates"
+
+
+def read_manifest(file: Path) -> Manifest | GateManifest:
+    """The manifest of a scan, or that of a training of gates.
+
+    Raises:
+        BadFile: it is neither.
+    """
+    try:
+        return read_json(file, GateManifest)
+    except BadFile:
+        return read_json(file, Manifest)
 
 
 class GateFolder:

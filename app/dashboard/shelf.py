@@ -17,7 +17,7 @@ from headscope.app.dashboard.jobs import Fit, Scan
 from headscope.probes import BadFile, HeadscopeError, unknown
 
 if TYPE_CHECKING:
-    from headscope.heads import Manifest, MapMeta
+    from headscope.heads import GateManifest, Manifest, MapMeta
 
 Status = Literal["done", "running", "unfinished", "failed", "damaged"]
 
@@ -142,16 +142,16 @@ def _meta(path: Path) -> MapMeta:
 
 
 def _scan(path: Path) -> Run:
-    from headscope.heads import Manifest, RunFolder, read_json
+    from headscope.heads import Manifest, RunFolder, read_manifest
 
     files = RunFolder(path)
-    manifest = read_json(files.manifest, Manifest) if files.manifest.exists() else None
+    manifest = read_manifest(files.manifest) if files.manifest.exists() else None
     if manifest is None and not files.headmap.exists():
         return _waiting(path)
     if manifest is None or manifest.status == "done":
         run = Run(path.name, path, "done", date=manifest.finished if manifest else "")
         return _described(run, _meta(files.headmap))
-    return _going(path, manifest)
+    return _going(path, manifest) if isinstance(manifest, Manifest) else _training(path, manifest)
 
 
 def _described(run: Run, meta: MapMeta) -> Run:
@@ -176,6 +176,16 @@ def _waiting(path: Path) -> Run:
     return Run(
         path.name, path, "running" if alive else "failed", job.model, job.preset, job.context,
         date=job.started, note="loading the model" if alive else jobs.last_words(path, Scan),
+    )  # fmt: skip
+
+
+def _training(path: Path, manifest: GateManifest) -> Run:
+    """Gates that the command line trains, or that it can go on with."""
+    plan = manifest.plan
+    return Run(
+        path.name, path, "unfinished", plan.model, context=max(plan.lengths), date=manifest.started,
+        shape=f"{plan.geometry.layers} × {plan.geometry.heads}",
+        note="`headscope gates` trains gates here, or goes on with them.",
     )  # fmt: skip
 
 

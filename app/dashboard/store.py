@@ -166,10 +166,11 @@ def _headmap(path: str, stamp: Stamp) -> HeadMap:
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)
-def _manifest(stamp: Stamp) -> Manifest:
-    from headscope.heads import Manifest, read_json
+def _manifest(stamp: Stamp) -> Manifest | None:
+    from headscope.heads import Manifest, read_manifest
 
-    return read_json(Path(stamp[0]), Manifest)
+    found = read_manifest(Path(stamp[0]))
+    return found if isinstance(found, Manifest) else None
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)

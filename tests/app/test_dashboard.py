@@ -21,6 +21,8 @@ from headscope.app.dashboard.look import plain
 from headscope.app.dashboard.navigation import PAGES
 from headscope.app.dashboard.serve import address, options, serve
 from headscope.heads import HeadMap
+from headscope.heads.gate_run import GateFolder, GatePlan
+from headscope.heads.storage import write_json
 from headscope.probes import HeadscopeError, UnknownName
 
 
@@ -38,6 +40,24 @@ def test_the_shelf_lists_everything_and_follows_no_link_out(runs: Path) -> None:
 def test_no_name_leads_anywhere_else(runs: Path, name: str) -> None:
     with pytest.raises(UnknownName, match="There is no run"):
         shelf.find(runs, name)
+
+
+def test_trained_gates_are_a_run_like_any_other(page: Callable[..., AppTest], runs: Path) -> None:
+    tiny, folder = HeadMap.open(runs / "tiny"), runs / "gated"
+    folder.mkdir()
+    plan = GatePlan(
+        model="tiny", fingerprint=tiny.meta.fingerprint, geometry=tiny.meta.geometry, dtype="float32",
+        task="recital", haystack="", lengths=(400, 500),
+    )  # fmt: skip
+    manifest = GateFolder(folder).begin(plan, "2026-01-01T00:00:00+00:00", "cpu")
+    found = shelf.find(runs, "gated")
+    assert found.status == "unfinished" and found.context == 500 and "headscope gates" in found.note
+    tiny.save(folder / "headmap.parquet")
+    manifest.finish()
+    write_json(folder / "manifest.json", manifest)
+    assert shelf.find(runs, "gated").readable
+    for name in PAGES:
+        assert "gated&#39; cannot be shown" not in text(page(name, run="gated")), name
 
 
 @pytest.mark.parametrize("run", ["../outside", "way-out", "leaky", "broken", "nothing"])
