@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from headscope.heads.storage import write_atomically
 from headscope.probes import BadFile, Observation, Picture, Prompt, Recipe, View
 
-LAYOUT = 8  # of a part; raise it when what is observed changes, so that old parts are not reused
+LAYOUT = 9  # of a part; raise it when what is observed changes, so that old parts are not reused
 _GROUPS = ("exact", "mean", "var", "head", "layer")
 _PICTURE = "picture_"
 
