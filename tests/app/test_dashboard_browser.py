@@ -222,7 +222,7 @@ def seeing(runs: Path) -> str:
     """A run of the shipped model that sees, without evidence."""
     shapes = load("shapes")
     layer, head = (a.reshape(-1) for a in np.indices((shapes.geometry.layers, shapes.geometry.heads)))
-    frame = pd.DataFrame({"layer": layer, "head": head, "kv_head": shapes.geometry.kv_head(0) + 0 * head})
+    frame = pd.DataFrame({"layer": layer, "head": head, "kv_head": head})
     meta = MapMeta(
         model="shapes", fingerprint=shapes.fingerprint, geometry=shapes.geometry, tasks={"scenes": 1}
     )
