@@ -62,8 +62,8 @@ KINDS = {
         FileKind("rows", "evidence/rows.parquet", "which token looked where", "heads.evidence:Shown"),
         FileKind("proof", "causal.parquet", "what prove found out", "heads.proof:ProofMeta"),
         FileKind("sweep", "sweep.parquet", "quality against retained KV", "heads.sweeps:SweepMeta"),
-        FileKind("gates", "manifest.json", _TRAINING, "heads.gate_run:GateManifest"),
-        FileKind("curve", "curve.parquet", "the loss of every step of it", "heads.gate_run:GatePlan"),
+        FileKind("gates", "manifest.json", _TRAINING, "heads.gate_plan:GateManifest"),
+        FileKind("curve", "curve.parquet", "the loss of every step of it", "heads.gate_plan:GatePlan"),
         FileKind("checkpoints", "checkpoints.json", "scans of a training", "heads.training:TrainingIndex"),
         FileKind(
             "ablations", "ablations.parquet", "each head ablated alone", "heads.ablations:AblationsMeta"

@@ -46,9 +46,9 @@ from .exchange import Options as Options
 from .exchange import export as export
 from .exchange import import_map as import_map
 from .exchange import open_source as open_source
-from .gate_run import GateManifest as GateManifest
-from .gate_run import GateSettings as GateSettings
-from .gate_run import read_manifest as read_manifest
+from .gate_plan import GateManifest as GateManifest
+from .gate_plan import GateSettings as GateSettings
+from .gate_plan import read_manifest as read_manifest
 from .gate_training import GateProgress as GateProgress
 from .gate_training import length_schedule as length_schedule
 from .gate_training import train_gates as train_gates

@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from headscope.heads.gate_run import GateFolder, GatePlan, GateSettings, gate_map
+from headscope.heads.gate_plan import GatePlan, GateSettings
+from headscope.heads.gate_run import GateFolder, gate_map
 from headscope.heads.gates import distil
 from headscope.heads.headmap import HeadMap
 from headscope.heads.run import text_hash, utc_now, working_folder

@@ -25,7 +25,6 @@ from headscope.heads.storage import (
     write_table,
 )
 from headscope.probes import Picture, View
-from headscope.sinks import looking, visual_sinks
 
 if TYPE_CHECKING:
     from headscope.probes import Observation
@@ -73,6 +72,8 @@ def write_looks(folder: Path, chosen: Sequence[Observation], width: int) -> None
     shown = [(i, o) for i, o in enumerate(chosen) if "look" in o.head]
     if not shown:
         return
+    from headscope.sinks import looking, visual_sinks  # these load torch; pages that only read do without
+
     found = looking([o for _, o in shown], width)
     tables, seen = [], []
     for index, o in shown:

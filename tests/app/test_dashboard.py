@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from headscope.app import headmap_html
 from headscope.app.dashboard import jobs, shelf
 from headscope.app.dashboard.look import plain
 from headscope.app.dashboard.navigation import PAGES
-from headscope.app.dashboard.serve import address, options, serve
+from headscope.app.dashboard.serve import RUNS, address, options, serve
 from headscope.heads import HeadMap
-from headscope.heads.gate_run import GateFolder, GatePlan
+from headscope.heads.gate_plan import GatePlan
+from headscope.heads.gate_run import GateFolder
 from headscope.heads.storage import write_json
 from headscope.probes import HeadscopeError, UnknownName
 
@@ -40,6 +42,28 @@ def test_the_shelf_lists_everything_and_follows_no_link_out(runs: Path) -> None:
 def test_no_name_leads_anywhere_else(runs: Path, name: str) -> None:
     with pytest.raises(UnknownName, match="There is no run"):
         shelf.find(runs, name)
+
+
+MAIN = Path(__file__).parents[2] / "app" / "dashboard" / "main.py"
+READ = """
+import sys
+from streamlit.testing.v1 import AppTest
+for name in ("runs", "atlas", "head", "sinks", "compare", "policy"):
+    page = AppTest.from_file(sys.argv[1], default_timeout=30)
+    page.query_params["run"] = "tiny"
+    if name != "runs":
+        page.switch_page(f"screens/{name}.py")
+    page.run()
+    assert not page.exception, page.exception
+    assert "torch" not in sys.modules, name
+"""
+
+
+def test_pages_that_read_files_do_without_torch(runs: Path) -> None:
+    """Loading it takes seconds, which the first visitor of such a page would wait."""
+    command = [sys.executable, "-c", READ, str(MAIN)]
+    done = subprocess.run(command, env=os.environ | {RUNS: str(runs)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_trained_gates_are_a_run_like_any_other(page: Callable[..., AppTest], runs: Path) -> None:

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from zoo import tiny
 
 from headscope.heads import GateProgress, GateSettings, HeadMap, gate_training, length_schedule, train_gates
-from headscope.heads.gate_run import GatePlan
+from headscope.heads.gate_plan import GatePlan
 from headscope.heads.gates import distil, gated, teach
 from headscope.heads.headmap import MapMeta
 from headscope.heads.storage import read_table, write_table
